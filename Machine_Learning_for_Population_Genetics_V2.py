@@ -1,0 +1,1068 @@
+#!/usr/bin/env python3
+"""Do two sister species have a history of gene flow?
+
+Three commands answer, and the second is there to be played with:
+
+    runml --simulate
+    runml --train --layers 2 --dropout 0.2 --epochs 10 --learning_rate 1e-05
+    runml --test
+
+`--simulate` draws populations from a prior and simulates their genomes under two demographic
+models, with and without gene flow; each data set is summarised as a joint site frequency
+spectrum (SFS). `--train` teaches a convolutional neural network to tell the two models apart.
+`--test` simulates a fresh set, which the network has never met, and counts its mistakes.
+
+The file reads in the order in which the data flow: settings, demography, one simulated SFS, a
+dataset, the network, its training, its test. Behind these come files, screen and command line.
+"""
+
+import argparse
+import contextlib
+import hashlib
+import json
+import math
+import multiprocessing
+import os
+import shutil
+import signal
+import sys
+import tempfile
+import threading
+import time
+import zipfile
+from collections import deque
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass, field, fields, replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+# ==================================== 1. Settings ====================================
+#
+# Every default, what it means and what it may be stands here, and nowhere else.
+
+
+class Prior(NamedTuple):
+    """A uniform prior; low = high fixes the value."""
+
+    low: float
+    high: float
+
+
+class PerSpecies(NamedTuple):
+    """A number for each of the two sister species."""
+
+    a: int
+    b: int
+
+
+def option(default, within, meaning):
+    """A setting: its default, the interval it must lie in, and what it means."""
+    return field(default=default, metadata={"within": within, "meaning": meaning})
+
+
+@dataclass(frozen=True)
+class SimulationSettings:
+    """What is simulated. Times are in generations, sizes in diploid individuals."""
+
+    n_reps: int = option(5_000, "[1, 1e7]", "training replicates per model")
+    sample_size: PerSpecies = option(
+        PerSpecies(10, 10), "[1, 1000]", "diploid individuals sampled: of both species, or of A and B"
+    )
+    sequence_length: int = option(100_000, "[1, 1e9]", "base pairs of one locus")
+    n_loci: int = option(1, "[1, 1e6]", "independent loci, whose spectra are added up")
+    mutation_rate: float = option(1e-7, "(0, 0.01]", "per base pair per generation")
+    recombination_rate: float = option(1e-8, "[0, 0.5]", "per base pair per generation")
+    tdiv_prior: Prior = option(Prior(50_000, 500_000), "(0, 1e9]", "divergence time, generations")
+    ne_prior: Prior = option(
+        Prior(10_000, 100_000), "[1, 1e9]", "size of the ancestor, of A and of B, diploid individuals"
+    )
+    migration_prior: Prior = option(
+        Prior(1e-6, 1e-4), "[0, 1]", "share of a species that are migrants from the other, per generation"
+    )
+    gene_flow_fraction: float = option(
+        0.5, "(0, 1]", "share of the time since divergence, back from today, that has gene flow"
+    )
+    seed: int = option(1234, "[0, 4294967295]", "one number fixes every result")
+
+
+@dataclass(frozen=True)
+class TrainingSettings:
+    """The network and how it learns: what the class experiments with."""
+
+    layers: int = option(2, "[1, 6]", "hidden layers, each half as wide as the one before")
+    dropout: float = option(0.2, "[0, 1)", "share of units silenced at random, after each hidden layer")
+    epochs: int = option(10, "[1, 100000]", "passes through the training spectra")
+    learning_rate: float = option(1e-5, "(0, 10]", "size of Adam's steps")
+    batch_size: int = option(128, "[1, 100000]", "spectra per step")
+    seed: int = option(1234, "[0, 4294967295]", "one number fixes every result")
+
+
+@dataclass(frozen=True)
+class RunSettings:
+    """How much is tested, and with how many processes. Neither changes what is simulated."""
+
+    n_test_reps: int = option(500, "[1, 1e7]", "test replicates per model")
+    workers: int = option(0, "[1, 4096]", "processes that simulate")
+
+
+# One seed grows three branches. Their random numbers never meet, whatever the seed.
+SIMULATE, TEST, TRAIN = range(3)
+
+
+def random_branch(seed, *branch):
+    """The seed sequence at a place in the tree that grows from one seed."""
+    return np.random.SeedSequence(seed, spawn_key=branch)
+
+
+# =============================== 2. Two demographic models ===============================
+
+MODELS = ("divergence", "gene flow")  # the responses 0 and 1
+PARAMETERS = np.dtype(
+    [(name, "f8") for name in ("divergence_time", "size_ancestor", "size_a", "size_b", "migration_rate")]
+)
+
+
+def draw_parameters(settings, response, rng):
+    """Draw one species pair from the priors.
+
+    Parameters
+    ----------
+    settings : SimulationSettings
+    response : int
+        0 for divergence, 1 for gene flow. The first model is the second without migration.
+    rng : numpy.random.Generator
+
+    Returns
+    -------
+    numpy.void
+        A record of `PARAMETERS`: generations, diploid individuals, and the migration rate per
+        generation.
+    """
+    return np.array(
+        (
+            rng.uniform(*settings.tdiv_prior),
+            *rng.uniform(*settings.ne_prior, size=3),
+            rng.uniform(*settings.migration_prior) * response,
+        ),
+        dtype=PARAMETERS,
+    )[()]
+
+
+def demographic_model(settings, parameters):
+    """An ancestor that splits into A and B, which later exchange migrants.
+
+    Time runs backwards from today: migration between A and B goes on for `gene_flow_fraction` of
+    the time since their divergence, then stops. That is secondary contact, or, where the fraction
+    is 1, isolation with migration.
+
+    Parameters
+    ----------
+    settings : SimulationSettings
+    parameters : numpy.void
+        One record of `PARAMETERS`.
+
+    Returns
+    -------
+    msprime.Demography
+    """
+    import msprime
+
+    divergence_time = parameters["divergence_time"]
+    demography = msprime.Demography()
+    demography.add_population(name="A", initial_size=parameters["size_a"])
+    demography.add_population(name="B", initial_size=parameters["size_b"])
+    demography.add_population(name="ancestor", initial_size=parameters["size_ancestor"])
+    demography.set_symmetric_migration_rate(["A", "B"], parameters["migration_rate"])
+    demography.add_symmetric_migration_rate_change(
+        time=divergence_time * settings.gene_flow_fraction, populations=["A", "B"], rate=0
+    )
+    demography.add_population_split(time=divergence_time, derived=["A", "B"], ancestral="ancestor")
+    return demography
+
+
+# =========================== 3. One joint site frequency spectrum ===========================
+
+
+def simulate_sfs(settings, parameters, rng):
+    """Simulate the genomes of both samples and count their SNPs in a joint SFS.
+
+    msprime gives the genealogies along the sequence. Under infinite sites, the mutations on a
+    branch are Poisson, with a mean of mutation rate x length of the branch x span of sequence. So
+    the SNPs in a cell are Poisson too, with the mutation rate x the area of all branches whose
+    mutations would land there. Drawing that number is exact, and half the work of placing
+    every mutation (see Hudson 1990 for the coalescent with mutations).
+
+    Parameters
+    ----------
+    settings : SimulationSettings
+    parameters : numpy.void
+        One record of `PARAMETERS`.
+    rng : numpy.random.Generator
+
+    Returns
+    -------
+    numpy.ndarray of int32, shape (2 * n_A + 1, 2 * n_B + 1)
+        Entry [i, j] counts the SNPs whose derived allele is on i chromosomes of A and j of B.
+    """
+    import msprime
+
+    genealogies = msprime.sim_ancestry(
+        samples={"A": settings.sample_size.a, "B": settings.sample_size.b},
+        demography=demographic_model(settings, parameters),
+        sequence_length=settings.sequence_length,
+        recombination_rate=settings.recombination_rate,
+        num_replicates=settings.n_loci,
+        random_seed=rng.integers(1, 2**32),
+        record_provenance=False,
+    )
+    branch_area = sum(
+        trees.allele_frequency_spectrum(
+            [trees.samples(population=0), trees.samples(population=1)],  # A and B
+            mode="branch",
+            polarised=True,
+            span_normalise=False,
+        )
+        for trees in genealogies
+    )
+    branch_area[0, 0] = branch_area[-1, -1] = 0  # alleles that all carry, or none, are no SNPs
+    return rng.poisson(settings.mutation_rate * branch_area).astype(np.int32)
+
+
+# ======================================= 4. A dataset =======================================
+
+ROWS_PER_TASK = 10
+
+
+def replicate(settings, branch, row):
+    """What is random in one row of a dataset: a function of settings, seed and place alone.
+
+    Parameters
+    ----------
+    settings : SimulationSettings
+    branch : int
+        `SIMULATE` or `TEST`.
+    row : int
+        The models alternate: even rows are divergence, odd rows gene flow.
+
+    Returns
+    -------
+    parameters : numpy.void
+        One record of `PARAMETERS`.
+    rng : numpy.random.Generator
+        The randomness left for genealogies and mutations.
+    """
+    rng = np.random.default_rng(random_branch(settings.seed, branch, row))
+    return draw_parameters(settings, row % 2, rng), rng
+
+
+def simulate_rows(settings, branch, rows):
+    """The spectra of some rows of a dataset, shape (rows, 2 * n_A + 1, 2 * n_B + 1, 1)."""
+    spectra = [simulate_sfs(settings, *replicate(settings, branch, row)) for row in rows]
+    return np.stack(spectra)[..., np.newaxis]
+
+
+def simulate_dataset(settings, branch, executor, ahead):
+    """Simulate a dataset and yield its spectra in order, a few rows at a time.
+
+    Parameters
+    ----------
+    settings : SimulationSettings
+    branch : int
+        `SIMULATE` or `TEST`.
+    executor : concurrent.futures.Executor
+        Where the rows are simulated. The result is the same on any.
+    ahead : int
+        Tasks handed out before the oldest is waited for: memory does not grow with the dataset.
+
+    Yields
+    ------
+    numpy.ndarray of int32, shape (rows, 2 * n_A + 1, 2 * n_B + 1, 1)
+    """
+    n_rows = 2 * settings.n_reps
+    tasks = deque()
+    for first in range(0, n_rows, ROWS_PER_TASK):
+        rows = range(first, min(first + ROWS_PER_TASK, n_rows))
+        tasks.append(executor.submit(simulate_rows, settings, branch, rows))
+        if len(tasks) > ahead:
+            yield tasks.popleft().result()
+    while tasks:
+        yield tasks.popleft().result()
+
+
+# ====================================== 5. The network ======================================
+
+FILTERS = 8  # of the convolution; more of them cost time and gain nothing here
+UNITS = 64  # in the first hidden layer
+
+# Adam moves a weight by about the learning rate a step, however steep the loss is. At the lesson's
+# 1e-5 a usual network hardly leaves its starting point in ten epochs. So each layer's input is
+# multiplied by a gain and its initial weights are divided by it: the network starts as the same
+# function, but each step now counts that much more (Yang & Hu 2021 discuss such choices).
+GAIN = 25
+
+
+def build_network(shape, settings):
+    """The convolutional network, from raw counts to the probabilities of the two models.
+
+    An SFS is no photograph: where a cell stands is what it means. Hence there is no pooling, which
+    would blur it. The square root gives small and large Poisson counts the same noise.
+
+    Parameters
+    ----------
+    shape : tuple of int
+        (2 * n_A + 1, 2 * n_B + 1), the shape of a joint SFS.
+    settings : TrainingSettings
+
+    Returns
+    -------
+    keras.Model
+        Takes counts, shape (N, 2 * n_A + 1, 2 * n_B + 1, 1), and returns probabilities of
+        divergence and of gene flow, shape (N, 2).
+    """
+    keras = quiet_keras()
+    from keras import layers, ops
+
+    def he_weights():  # He et al. 2015, divided by the gain
+        return keras.initializers.VarianceScaling(2 / GAIN**2, mode="fan_in")
+
+    is_snp = np.ones((*shape, 1), dtype="float32")
+    is_snp[0, 0] = is_snp[-1, -1] = 0  # observed spectra may keep invariant sites in these corners
+
+    counts = keras.Input(shape=(*shape, 1), name="joint_sfs")
+    x = ops.sqrt(counts * is_snp)
+    x = layers.Rescaling(GAIN)(x)
+    x = layers.Conv2D(FILTERS, 3, padding="same", activation="relu", kernel_initializer=he_weights())(x)
+    x = layers.Flatten()(x)
+    for layer in range(settings.layers):
+        x = layers.Rescaling(GAIN)(x)
+        x = layers.Dense(UNITS // 2**layer, activation="relu", kernel_initializer=he_weights())(x)
+        x = layers.Dropout(settings.dropout)(x)
+    x = layers.Rescaling(GAIN)(x)
+    probabilities = layers.Dense(2, activation="softmax", kernel_initializer="zeros")(x)  # starts undecided
+    return keras.Model(counts, probabilities)
+
+
+# ======================================= 6. Training =======================================
+
+VALIDATION_SHARE = 0.2
+STEPS_AT_ONCE = 25  # that TensorFlow takes before Python looks at it again
+
+
+def split_rows(n_rows, seed):
+    """Part a dataset's rows at random: some to train on, some to validate with."""
+    rows = np.random.default_rng(random_branch(seed, TRAIN, 0)).permutation(n_rows)
+    n_validation = max(1, round(n_rows * VALIDATION_SHARE))
+    return np.sort(rows[n_validation:]), np.sort(rows[:n_validation])
+
+
+def batches(sfs, responses, rows, batch_size, swapped_copies=False, shuffle_seed=None):
+    """Some rows of a dataset, batch by batch, as TensorFlow eats them.
+
+    Parameters
+    ----------
+    sfs : numpy.ndarray of int, shape (N, a, b, 1)
+        May be memory-mapped: no more than some batches are in memory at a time.
+    responses : numpy.ndarray of int, shape (N,)
+    rows : numpy.ndarray of int
+    batch_size : int
+    swapped_copies : bool
+        Add each spectrum once more with its axes, the two species, swapped.
+    shuffle_seed : int, optional
+        Each epoch comes in another order, which follows from this seed.
+
+    Returns
+    -------
+    tensorflow.data.Dataset
+        Of counts, shape (batch, a, b, 1), and responses, shape (batch,).
+    """
+    import tensorflow as tf
+
+    def read(examples):
+        copy, example = np.divmod(examples, len(rows))
+        counts = sfs[rows[example]].astype(np.float32)
+        if swapped_copies:
+            counts[copy == 1] = counts[copy == 1].transpose(0, 2, 1, 3)
+        return counts, responses[rows[example]].astype(np.int32)
+
+    def read_batch(examples):
+        counts, answers = tf.numpy_function(read, [examples], [tf.float32, tf.int32])
+        return tf.ensure_shape(counts, (None, *sfs.shape[1:])), tf.ensure_shape(answers, (None,))
+
+    examples = tf.data.Dataset.range(len(rows) * (2 if swapped_copies else 1))
+    if shuffle_seed is not None:
+        examples = examples.shuffle(len(examples), seed=shuffle_seed)
+    return examples.batch(batch_size).map(read_batch).prefetch(STEPS_AT_ONCE)
+
+
+def train_network(sfs, responses, settings):
+    """Build a network, print what it is made of, and train it.
+
+    Parameters
+    ----------
+    sfs : numpy.ndarray of int, shape (N, a, b, 1)
+    responses : numpy.ndarray of int, shape (N,)
+        0 for divergence, 1 for gene flow.
+    settings : TrainingSettings
+
+    Returns
+    -------
+    model : keras.Model
+    history : dict of str to list of float
+        Loss and accuracy of the training and of the validation part, one value an epoch.
+    """
+    keras = quiet_keras()
+    random_seed = int(random_branch(settings.seed, TRAIN, 1).generate_state(1)[0])
+    keras.utils.set_random_seed(random_seed)
+
+    # Equal samples make A and B exchangeable: each spectrum, its axes swapped, is another valid one.
+    exchangeable = sfs.shape[1] == sfs.shape[2]
+    training, validation = split_rows(len(sfs), settings.seed)
+    training_batches = batches(
+        sfs, responses, training, settings.batch_size, swapped_copies=exchangeable, shuffle_seed=random_seed
+    )
+    validation_batches = batches(sfs, responses, validation, batch_size=1000)
+
+    model = build_network(sfs.shape[1:3], settings)
+    n_steps = settings.epochs * len(training_batches)
+    model.compile(
+        # The running mean of the weights over the last tenth of training has less noise than
+        # the weights of the last step.
+        keras.optimizers.Adam(settings.learning_rate, use_ema=True, ema_momentum=max(0, 1 - 10 / n_steps)),
+        loss="sparse_categorical_crossentropy",
+        metrics=["accuracy"],
+        steps_per_execution=min(STEPS_AT_ONCE, len(training_batches)),
+    )
+    print_network(model)
+    copies = ", each also with A and B swapped" if exchangeable else ""
+    print(f"Training on {len(training):,} spectra{copies}; validating with {len(validation):,}.")
+    history = model.fit(
+        training_batches,
+        validation_data=validation_batches,
+        epochs=settings.epochs,
+        callbacks=[keras.callbacks.SwapEMAWeights(), *epoch_printer(settings.epochs)],
+        verbose=1 if sys.stdout.isatty() else 0,
+    )
+    return model, history.history
+
+
+# ======================================== 7. The test ========================================
+
+
+def evaluate(probabilities, responses):
+    """How well a classifier does on spectra that it has never met.
+
+    Parameters
+    ----------
+    probabilities : numpy.ndarray of float, shape (N, 2)
+    responses : numpy.ndarray of int, shape (N,)
+
+    Returns
+    -------
+    dict
+        `accuracy` and its 95% interval after Wilson (1927), `log_loss` (natural logarithm), `roc_auc`, and
+        `confusion_matrix`, whose rows are the true and whose columns the predicted models.
+    """
+    from scipy.stats import binomtest
+    from sklearn import metrics
+
+    probabilities = probabilities.astype(float)
+    verdicts = probabilities.argmax(axis=1)
+    n_right = int((verdicts == responses).sum())
+    low, high = binomtest(n_right, len(responses)).proportion_ci(0.95, method="wilson")
+    probabilities = probabilities / probabilities.sum(axis=1, keepdims=True)  # to more digits than float32 has
+    return {
+        "accuracy": n_right / len(responses),
+        "accuracy_95ci": [float(low), float(high)],
+        "log_loss": metrics.log_loss(responses, probabilities, labels=[0, 1]),
+        "roc_auc": metrics.roc_auc_score(responses, probabilities[:, 1]),
+        "confusion_matrix": metrics.confusion_matrix(responses, verdicts, labels=[0, 1]).tolist(),
+        "n_test": len(responses),
+    }
+
+
+# The lesson ends here. What follows keeps it in order: the workers, the files, the screen, the
+# three commands, and the command line.
+
+
+class Problem(Exception):
+    """Something that the user can put right. Its text says what is wrong and what to do."""
+
+
+# ======================================== 8. Workers ========================================
+
+
+def usable_cores():
+    """The processor cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def start_worker():
+    """Leave Ctrl-C to the parent, and go when the parent is gone."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+    def follow_parent():
+        multiprocessing.parent_process().join()
+        os._exit(1)
+
+    threading.Thread(target=follow_parent, daemon=True).start()
+
+
+@contextlib.contextmanager
+def worker_pool(n_workers):
+    """An executor on this machine. Its processes never hold TensorFlow, whose threads no fork survives."""
+    forkserver = "forkserver" in multiprocessing.get_all_start_methods()
+    context = multiprocessing.get_context("forkserver" if forkserver else "spawn")
+    if forkserver:
+        context.set_forkserver_preload(["__main__", "msprime"])  # imported once, for all workers
+    with ProcessPoolExecutor(n_workers, mp_context=context, initializer=start_worker) as executor:
+        try:
+            yield executor
+        except BaseException:
+            for worker in multiprocessing.active_children():
+                worker.terminate()
+            raise
+
+
+# ========================================= 9. Files =========================================
+
+
+@contextlib.contextmanager
+def staging(folder, name):
+    """A hidden folder whose files appear in `folder` together, when the block ends well, or not at all.
+
+    Renaming the complete set is the one step that counts: whatever stops the moves after it, the
+    next command finishes them.
+    """
+    partial = folder / f".{name}.partial"
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    try:
+        yield partial
+        for path in partial.iterdir():
+            with open(path, "rb+") as file:
+                os.fsync(file.fileno())
+        partial.rename(folder / f".{name}.complete")
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+    finish_moves(folder)
+
+
+def finish_moves(folder):
+    """Move the files of complete sets to where they belong."""
+    for complete in folder.glob(".*.complete"):
+        for path in complete.iterdir():
+            os.replace(path, folder / path.name)
+        complete.rmdir()
+
+
+def save_json(path, content):
+    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
+def sha256(path):
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def save_dataset(settings, branch, folder, name, n_workers):
+    """Simulate a dataset and write its four files into a folder.
+
+    The spectra go to the disk as they come, behind a header that already states their final
+    number, so that memory does not grow with the dataset.
+    """
+    n_rows = 2 * settings.n_reps
+    n_workers = min(n_workers, math.ceil(n_rows / ROWS_PER_TASK))
+    shape = (n_rows, 2 * settings.sample_size.a + 1, 2 * settings.sample_size.b + 1, 1)
+    sfs_path, responses_path = folder / f"{name}_sfs.npy", folder / f"{name}_responses.npy"
+    header = {"descr": "<i4", "fortran_order": False, "shape": shape}
+    with open(sfs_path, "wb") as file, worker_pool(n_workers) as executor, progress(n_rows) as bar:
+        np.lib.format.write_array_header_1_0(file, header)
+        for spectra in simulate_dataset(settings, branch, executor, ahead=4 * n_workers):
+            file.write(spectra.astype("<i4").tobytes())
+            bar.update(len(spectra))
+    np.save(responses_path, np.arange(n_rows) % 2)
+    parameters = [replicate(settings, branch, row)[0] for row in range(n_rows)]
+    np.save(folder / f"{name}_parameters.npy", np.array(parameters, dtype=PARAMETERS))
+    save_json(
+        folder / f"{name}_settings.json",
+        asdict(settings)
+        | {
+            "versions": {package: version(package) for package in ("msprime", "tskit", "numpy")},
+            "sha256": {path.name: sha256(path) for path in (sfs_path, responses_path)},
+        },
+    )
+
+
+def load_array(path):
+    """A memory-mapped array of plain numbers; whatever else the file holds is refused."""
+    try:
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
+    except FileNotFoundError:
+        raise Problem(f"{path} is missing: run runml --simulate first.") from None
+    except (OSError, ValueError, EOFError) as error:
+        raise Problem(
+            f"{path} cannot be read as a NumPy array ({error}): run runml --simulate anew."
+        ) from None
+    if not isinstance(array, np.ndarray) or array.dtype.kind not in "iuf":
+        raise Problem(f"{path} is no array of numbers: run runml --simulate anew.")
+    return array
+
+
+def load_dataset(folder):
+    """The simulated spectra, their responses and, where they are known, their settings.
+
+    Returns
+    -------
+    sfs : numpy.memmap, shape (N, a, b, 1)
+    responses : numpy.memmap of int, shape (N,)
+    settings : SimulationSettings or None
+        None where there is no settings file, or one that belongs to other arrays.
+
+    Raises
+    ------
+    Problem
+        If the arrays are missing, unreadable, or no dataset to learn from.
+    """
+    sfs_path, responses_path = folder / "simulated_sfs.npy", folder / "simulated_responses.npy"
+    sfs, responses = load_array(sfs_path), load_array(responses_path)
+    if sfs.ndim != 4 or sfs.shape[3] != 1 or min(sfs.shape[1:3]) < 3:
+        raise Problem(f"{sfs_path} has shape {sfs.shape}; joint SFS have (N, 2 * n_A + 1, 2 * n_B + 1, 1).")
+    if any(not n % 2 for n in sfs.shape[1:3]):
+        raise Problem(f"{sfs_path} has shape {sfs.shape}; n diploid individuals give 2 * n + 1 entries.")
+    if responses.shape != sfs.shape[:1]:
+        raise Problem(f"{sfs_path} and {responses_path} differ in length: {len(sfs)} and {responses.shape}.")
+    for first in range(0, len(sfs), 10_000):
+        counts = sfs[first : first + 10_000]
+        if not (np.isfinite(counts).all() and (counts >= 0).all()):
+            raise Problem(f"{sfs_path} holds counts that are negative or no numbers.")
+    if not np.isin(responses, (0, 1)).all():
+        raise Problem(f"{responses_path} holds responses other than 0 (divergence) and 1 (gene flow).")
+    if min(np.bincount(responses.astype(int), minlength=2)) < 5:
+        raise Problem(f"{responses_path}: learning takes at least 5 spectra of each model (--n_reps 5).")
+
+    settings_path = folder / "simulated_settings.json"
+    if not settings_path.exists():
+        return sfs, responses, None
+    saved = load_json(settings_path)
+    if saved.get("sha256") != {path.name: sha256(path) for path in (sfs_path, responses_path)}:
+        print(f"{settings_path} belongs to other arrays than those beside it, and is passed over.")
+        return sfs, responses, None
+    return sfs, responses, saved_settings(SimulationSettings, saved, settings_path)
+
+
+def load_json(path):
+    """The JSON object in a file."""
+    try:
+        content = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise Problem(f"{path} cannot be read as settings ({error}).") from None
+    if not isinstance(content, dict):
+        raise Problem(f"{path} holds no settings.")
+    return content
+
+
+def saved_settings(kind, saved, where):
+    """Settings of a kind from what was saved, checked like typed ones."""
+    values = {}
+    for setting in fields(kind):
+        if setting.name not in saved:
+            raise Problem(f"{where} lacks {setting.name}.")
+        words = saved[setting.name]
+        try:
+            values[setting.name] = checked(setting, words if isinstance(words, list) else [words])
+        except ValueError as error:
+            raise Problem(f"{where}: {setting.name} {error}.") from None
+    return kind(**values)
+
+
+# A model is one file: Keras's archive, with what we know of the model as one more member, which
+# Keras passes over when it loads.
+MODEL_NOTES = "runml.json"
+
+
+def save_model(path, model, notes):
+    """Save a model together with notes: a dictionary of plain values."""
+    model.save(path)
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr(MODEL_NOTES, json.dumps(notes, indent=2))
+
+
+def load_notes(path):
+    """The notes of a saved model, read without Keras.
+
+    Returns
+    -------
+    training : TrainingSettings
+    simulations : SimulationSettings or None
+        None for a model trained on arrays without settings.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            notes = json.loads(archive.read(MODEL_NOTES))
+        training, simulations = notes["training"], notes["simulations"]
+    except FileNotFoundError:
+        raise Problem(f"{path} is missing: run runml --train first.") from None
+    except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
+        raise Problem(f"{path} is no model of this script ({error}): run runml --train anew.") from None
+    return (
+        saved_settings(TrainingSettings, training, path),
+        simulations and saved_settings(SimulationSettings, simulations, path),
+    )
+
+
+def load_model(path):
+    """The saved Keras model, with Keras's safe mode on: code in a model file is not run."""
+    keras = quiet_keras()
+    try:
+        model = keras.models.load_model(path, safe_mode=True)
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        reason = str(error).strip().partition("\n")[0]
+        raise Problem(f"{path} cannot be loaded ({reason}): run runml --train anew.") from None
+    if len(model.input_shape) != 4 or model.output_shape != (None, 2):
+        raise Problem(
+            f"{path} takes {model.input_shape} and returns {model.output_shape}: no model of this script."
+        )
+    return model
+
+
+# ======================================= 10. The screen =======================================
+
+
+@contextlib.contextmanager
+def held_stderr():
+    """Hold back what is written to file descriptor 2; show it only if the block fails."""
+    sys.stderr.flush()
+    with tempfile.TemporaryFile() as held:
+        stderr = os.dup(2)
+        os.dup2(held.fileno(), 2)
+        try:
+            yield
+        except Exception:
+            held.seek(0)
+            os.write(stderr, held.read())
+            raise
+        finally:
+            os.dup2(stderr, 2)
+            os.close(stderr)
+
+
+def quiet_keras():
+    """Keras on TensorFlow, without the lines that TensorFlow prints when it starts."""
+    if "keras" not in sys.modules:
+        os.environ["KERAS_BACKEND"] = "tensorflow"
+        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+        with held_stderr():
+            import tensorflow as tf
+
+            tf.config.list_physical_devices()  # says more, the first time
+            tf.config.experimental.enable_op_determinism()
+    import keras
+
+    return keras
+
+
+def progress(total):
+    """A bar that moves on a terminal; in a pipe or a log, a plain line after each tenth."""
+    from tqdm import tqdm
+
+    if sys.stderr.isatty():
+        return tqdm(total=total, unit=" SFS", unit_scale=False, smoothing=0.1)
+
+    class Lines(tqdm):
+        def display(self, msg=None, pos=None):
+            if self.n and msg is None:
+                print(self)
+
+    return Lines(
+        total=total,
+        unit=" SFS",
+        miniters=math.ceil(total / 10),
+        mininterval=0,
+        leave=False,
+        bar_format="{n_fmt} of {total_fmt} SFS, {rate_fmt}, {remaining} left",
+    )
+
+
+def epoch_printer(n_epochs):
+    """Keras callbacks that print one line an epoch where Keras's own bar could not move."""
+    if sys.stdout.isatty():
+        return []
+
+    def show(epoch, logs):
+        print(
+            f"Epoch {epoch + 1}/{n_epochs}: loss {logs['loss']:.4f}, accuracy {logs['accuracy']:.4f}; "
+            f"validation loss {logs['val_loss']:.4f}, accuracy {logs['val_accuracy']:.4f}",
+            flush=True,
+        )
+
+    return [quiet_keras().callbacks.LambdaCallback(on_epoch_end=show)]
+
+
+def print_network(model):
+    """A line for each layer that learns or drops out, and the number of weights."""
+    print("The network, from counts to probabilities:")
+    for layer in model.layers:
+        if layer.count_params() or hasattr(layer, "rate"):
+            size = " x ".join(str(length) for length in layer.output.shape[1:])
+            detail = f"rate {layer.rate:g}" if hasattr(layer, "rate") else f"{layer.count_params():,} weights"
+            print(f"  {type(layer).__name__:<8} {size:<12} {detail}")
+    print(f"  {model.count_params():,} weights in all")
+
+
+def print_test(results):
+    """The confusion matrix and the figures that go with it."""
+    width = max(map(len, MODELS)) + 2
+    print("\nConfusion matrix" + "predicted".rjust(2 * width))
+    print(" " * 16 + "".join(model.rjust(width) for model in MODELS))
+    for model, counts in zip(MODELS, results["confusion_matrix"], strict=True):
+        print(f"true {model:<11}" + "".join(f"{count:{width}}" for count in counts))
+    low, high = results["accuracy_95ci"]
+    print(
+        f"\nAccuracy  {results['accuracy']:.4f} (95% interval {low:.4f} to {high:.4f}, {results['n_test']:,} spectra)"
+    )
+    print(f"Log-loss  {results['log_loss']:.4f}")
+    print(f"ROC AUC   {results['roc_auc']:.4f}")
+
+
+# ===================================== 11. The commands =====================================
+
+
+def chosen(kind, typed, saved=None):
+    """Settings of a kind: what is typed beats what was saved, which beats the default."""
+    names = {setting.name for setting in fields(kind)}
+    return replace(saved or kind(), **{name: value for name, value in typed.items() if name in names})
+
+
+def simulate(folder, typed):
+    """runml --simulate"""
+    settings = chosen(SimulationSettings, typed)
+    n_workers = chosen(RunSettings, typed).workers or usable_cores()
+    print(f"Simulating {settings.n_reps:,} replicates of each model.")
+    start = time.perf_counter()
+    with staging(folder, "simulated") as partial:
+        save_dataset(settings, SIMULATE, partial, "simulated", n_workers)
+    seconds = time.perf_counter() - start
+    n_rows = 2 * settings.n_reps
+    print(f"{n_rows:,} joint SFS saved in {folder}: {seconds:.0f} s, {n_rows / seconds:.0f} per second.")
+
+
+def train(folder, typed):
+    """runml --train"""
+    sfs, responses, simulations = load_dataset(folder)
+    seed = {"seed": simulations.seed} if simulations else {}
+    settings = chosen(TrainingSettings, seed | typed)
+    start = time.perf_counter()
+    model, history = train_network(sfs, responses, settings)
+    with staging(folder, "trained") as partial:
+        notes = {"training": asdict(settings), "simulations": simulations and asdict(simulations)}
+        save_model(partial / "trained_model.keras", model, notes)
+    print(
+        f"Validation accuracy {history['val_accuracy'][-1]:.4f}, loss {history['val_loss'][-1]:.4f}; "
+        f"{time.perf_counter() - start:.0f} s. Model saved in {folder / 'trained_model.keras'}."
+    )
+
+
+def test(folder, typed):
+    """runml --test"""
+    path = folder / "trained_model.keras"
+    _, simulations = load_notes(path)
+    model = load_model(path)
+    if not simulations:
+        print("The model's own simulation settings are not known: testing with those typed and the defaults.")
+        simulations = SimulationSettings(sample_size=PerSpecies(*(n // 2 for n in model.input_shape[1:3])))
+    run = chosen(RunSettings, typed)
+    settings = replace(chosen(SimulationSettings, typed, simulations), n_reps=run.n_test_reps)
+    with staging(folder, "test") as partial:
+        save_dataset(settings, TEST, partial, "test", run.workers or usable_cores())
+        sfs = np.load(partial / "test_sfs.npy")
+        responses = np.load(partial / "test_responses.npy")
+        results = evaluate(model.predict(sfs, batch_size=1000, verbose=0), responses) | {
+            "seed": settings.seed
+        }
+        save_json(partial / "test_results.json", results)
+    print_test(results)
+
+
+# ==================================== 12. The command line ====================================
+
+MODES = {"simulate": simulate, "train": train, "test": test}
+USES = {  # the options that each mode has a use for
+    "simulate": {setting.name for setting in fields(SimulationSettings)} | {"workers"},
+    "train": {setting.name for setting in fields(TrainingSettings)},
+    "test": {setting.name for setting in fields(SimulationSettings)} - {"n_reps"}
+    | {"n_test_reps", "workers"},
+}
+
+
+def is_number(word):
+    try:
+        float(word)
+    except (TypeError, ValueError, OverflowError):
+        return False
+    return True
+
+
+def lies_within(number, interval):
+    """Whether a number lies in an interval such as "(0, 1]", whose round end is left out."""
+    low, high = map(float, interval[1:-1].split(","))
+    return low <= number <= high and not (
+        interval[0] == "(" and number == low or interval[-1] == ")" and number == high
+    )
+
+
+def checked(setting, words):
+    """The value of a setting from its words, typed or saved.
+
+    Parameters
+    ----------
+    setting : dataclasses.Field
+    words : list of str or of numbers
+
+    Raises
+    ------
+    ValueError
+        If they are not what the setting takes; the text goes behind the setting's name.
+    """
+    if setting.type is PerSpecies and len(words) == 1:
+        words = words * 2  # one number serves both species
+    if len(words) != (2 if issubclass(setting.type, tuple) else 1):
+        raise ValueError(
+            f"{' '.join(map(str, words))}: takes {'one number or two' if setting.type is PerSpecies else 'two numbers'}"
+        )
+    for word in words:
+        if not is_number(word):
+            raise ValueError(f"{word}: not a number")
+        if not lies_within(float(word), setting.metadata["within"]):
+            raise ValueError(f"{word}: must lie in {setting.metadata['within']}")
+        if setting.type in (int, PerSpecies) and not float(word).is_integer():
+            raise ValueError(f"{word}: must be a whole number")
+    numbers = [float(word) for word in words]
+    if setting.type is Prior and numbers[0] > numbers[1]:
+        raise ValueError(f"{words[0]} {words[1]}: the low end comes first")
+    if setting.type is PerSpecies:
+        numbers = map(int, numbers)
+    return setting.type(*numbers)
+
+
+def shown(value):
+    """A setting's value as one would type it."""
+    return " ".join(f"{number:.10g}" for number in (value if isinstance(value, tuple) else [value]))
+
+
+class CommandLine(argparse.ArgumentParser):
+    """An argument parser whose errors take one line."""
+
+    def error(self, message):
+        self.exit(2, f"runml: error: {message}\n")
+
+
+def command_line():
+    """The parser: a group of options for each mode, every default taken from the settings."""
+    parser = CommandLine(
+        prog="runml",
+        description="Do two sister species have a history of gene flow? Simulate, train, and only then test.",
+        epilog="What is typed beats what was saved with the data or the model, which beats the default.",
+        allow_abbrev=False,
+        argument_default=argparse.SUPPRESS,
+    )
+    modes = parser.add_argument_group("what to do; together they run in this order")
+    modes.add_argument("--simulate", action="store_true", help="simulate joint SFS under both models")
+    modes.add_argument("--train", action="store_true", help="train the network on what was simulated")
+    modes.add_argument(
+        "--test", action="store_true", help="test it on a fresh set, under the settings it was trained for"
+    )
+    everywhere = parser.add_argument_group("every mode")
+    everywhere.add_argument(
+        "--data_dir", metavar="FOLDER", type=Path, help="folder of all files (default: data)"
+    )
+    groups = {
+        SimulationSettings: parser.add_argument_group("what is simulated (--simulate)"),
+        TrainingSettings: parser.add_argument_group("the network and how it learns (--train)"),
+        RunSettings: parser.add_argument_group(
+            "how much is tested (--test), and on how many cores (--simulate, --test)"
+        ),
+    }
+    for kind, group in groups.items():
+        for setting in fields(kind):
+            if setting.name == "seed":
+                group = everywhere
+                if kind is TrainingSettings:
+                    continue
+            if setting.type is PerSpecies:
+                form = {"nargs": "+", "metavar": ("A", "B")}
+            elif setting.type is Prior:
+                form = {"nargs": 2, "metavar": ("LOW", "HIGH")}
+            else:
+                form = {"nargs": 1, "metavar": "N" if setting.type is int else "X"}
+            default = "all usable" if setting.name == "workers" else shown(setting.default)
+            group.add_argument(
+                f"--{setting.name}", help=f"{setting.metadata['meaning']} (default: {default})", **form
+            )
+    return parser
+
+
+def parse(argv):
+    """What was typed: modes, data folder, and checked options. A usage error ends the run with status 2."""
+    parser = command_line()
+    # argparse takes "-1e-5" for the name of an option, unless a blank stands before it.
+    typed = vars(parser.parse_args([f" {word}" if is_number(word) else word for word in argv]))
+    modes = [mode for mode in MODES if typed.pop(mode, False)]
+    folder = typed.pop("data_dir", Path("data"))
+    if not modes:
+        parser.error("say what to do: --simulate, --train or --test (see runml --help)")
+    for kind in (SimulationSettings, TrainingSettings, RunSettings):
+        for setting in fields(kind):
+            if isinstance(typed.get(setting.name), list):
+                try:
+                    typed[setting.name] = checked(setting, [word.strip() for word in typed[setting.name]])
+                except ValueError as error:
+                    parser.error(f"--{setting.name} {error}")
+    useful = set().union(*(USES[mode] for mode in modes))
+    for name in [name for name in typed if name not in useful]:
+        what, saved = saved_beside(folder, modes)
+        if name not in saved:
+            parser.error(f"--{name} has no use in {' '.join(f'--{mode}' for mode in modes)}")
+        if saved[name] != typed[name]:
+            parser.error(f"--{name} {shown(typed[name])}: {what} with {shown(saved[name])}")
+    return modes, folder, typed
+
+
+def saved_beside(folder, modes):
+    """How the data or the model that the modes start from came about, and the settings saved with them."""
+    if "simulate" in modes:
+        return "", {}
+    if "train" in modes:
+        settings = load_dataset(folder)[-1]
+        return "the data were simulated", asdict(settings) if settings else {}
+    training, simulations = load_notes(folder / "trained_model.keras")
+    return "the model was trained", (asdict(simulations) if simulations else {}) | asdict(training)
+
+
+def main(argv=None):
+    """Run the command line; return the exit status."""
+    sys.stdout.reconfigure(line_buffering=True)  # a log shows each line as it is printed
+    try:
+        modes, folder, typed = parse(sys.argv[1:] if argv is None else argv)
+        finish_moves(folder)
+        for mode in modes:
+            MODES[mode](folder, typed)
+    except Problem as problem:
+        print(f"runml: error: {problem}", file=sys.stderr)
+        return 1
+    except OSError as error:
+        print(f"runml: error: {error.filename or ''}: {error.strerror or error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("runml: interrupted; nothing was changed.", file=sys.stderr)
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
