@@ -44,6 +44,10 @@ import numpy as np
 # Every default, what it means and what it may be stands here, and nowhere else.
 
 
+class Problem(Exception):  # noqa: N818
+    """Something that the user can put right. Its text says what is wrong and what to do."""
+
+
 class Prior(NamedTuple):
     """A uniform prior; low = high fixes the value."""
 
@@ -69,7 +73,7 @@ class SimulationSettings:
 
     n_reps: int = option(5_000, "[1, 1e7]", "training replicates per model")
     sample_size: PerSpecies = option(
-        PerSpecies(10, 10), "[1, 1000]", "diploid individuals sampled: of both species, or of A and B"
+        PerSpecies(10, 10), "[1, 250]", "diploid individuals sampled: of both species, or of A and B"
     )
     sequence_length: int = option(100_000, "[1, 1e9]", "base pairs of one locus")
     n_loci: int = option(1, "[1, 1e6]", "independent loci, whose spectra are added up")
@@ -80,7 +84,9 @@ class SimulationSettings:
         Prior(10_000, 100_000), "[1, 1e9]", "size of the ancestor, of A and of B, diploid individuals"
     )
     migration_prior: Prior = option(
-        Prior(1e-6, 1e-4), "[0, 1]", "share of a species that are migrants from the other, per generation"
+        Prior(1e-6, 1e-4),
+        "[0, 1]",
+        "share of a species that are migrants from the other, per generation",
     )
     gene_flow_fraction: float = option(
         0.5, "(0, 1]", "share of the time since divergence, back from today, that has gene flow"
@@ -341,7 +347,9 @@ def build_network(shape, settings):
         x = layers.Dense(UNITS // 2**layer, activation="relu", kernel_initializer=he_weights())(x)
         x = layers.Dropout(settings.dropout)(x)
     x = layers.Rescaling(GAIN)(x)
-    probabilities = layers.Dense(2, activation="softmax", kernel_initializer="zeros")(x)  # starts undecided
+    probabilities = layers.Dense(2, activation="softmax", kernel_initializer="zeros")(
+        x
+    )  # starts undecided
     return keras.Model(counts, probabilities)
 
 
@@ -421,7 +429,12 @@ def train_network(sfs, responses, settings):
     exchangeable = sfs.shape[1] == sfs.shape[2]
     training, validation = split_rows(len(sfs), settings.seed)
     training_batches = batches(
-        sfs, responses, training, settings.batch_size, swapped_copies=exchangeable, shuffle_seed=random_seed
+        sfs,
+        responses,
+        training,
+        settings.batch_size,
+        swapped_copies=exchangeable,
+        shuffle_seed=random_seed,
     )
     validation_batches = batches(sfs, responses, validation, batch_size=1000)
 
@@ -430,7 +443,9 @@ def train_network(sfs, responses, settings):
     model.compile(
         # The running mean of the weights over the last tenth of training has less noise than
         # the weights of the last step.
-        keras.optimizers.Adam(settings.learning_rate, use_ema=True, ema_momentum=max(0, 1 - 10 / n_steps)),
+        keras.optimizers.Adam(
+            settings.learning_rate, use_ema=True, ema_momentum=max(0, 1 - 10 / n_steps)
+        ),
         loss="sparse_categorical_crossentropy",
         metrics=["accuracy"],
         steps_per_execution=min(STEPS_AT_ONCE, len(training_batches)),
@@ -444,6 +459,7 @@ def train_network(sfs, responses, settings):
         epochs=settings.epochs,
         callbacks=[keras.callbacks.SwapEMAWeights(), *epoch_printer(settings.epochs)],
         verbose=1 if sys.stdout.isatty() else 0,
+        shuffle=False,  # the batches are shuffled already
     )
     return model, history.history
 
@@ -462,8 +478,8 @@ def evaluate(probabilities, responses):
     Returns
     -------
     dict
-        `accuracy` and its 95% interval after Wilson (1927), `log_loss` (natural logarithm), `roc_auc`, and
-        `confusion_matrix`, whose rows are the true and whose columns the predicted models.
+        `accuracy`, `accuracy_95ci` (Wilson's interval), `log_loss` (natural logarithm), `roc_auc`,
+        `confusion_matrix` (a row for each true, a column for each predicted model), `n_test`.
     """
     from scipy.stats import binomtest
     from sklearn import metrics
@@ -472,7 +488,9 @@ def evaluate(probabilities, responses):
     verdicts = probabilities.argmax(axis=1)
     n_right = int((verdicts == responses).sum())
     low, high = binomtest(n_right, len(responses)).proportion_ci(0.95, method="wilson")
-    probabilities = probabilities / probabilities.sum(axis=1, keepdims=True)  # to more digits than float32 has
+    probabilities = probabilities / probabilities.sum(
+        axis=1, keepdims=True
+    )  # to more digits than float32 has
     return {
         "accuracy": n_right / len(responses),
         "accuracy_95ci": [float(low), float(high)],
@@ -483,26 +501,20 @@ def evaluate(probabilities, responses):
     }
 
 
-# The lesson ends here. What follows keeps it in order: the workers, the files, the screen, the
-# three commands, and the command line.
+# The lesson ends here. What follows serves it: processes, files, screen, and the command line.
 
-
-class Problem(Exception):
-    """Something that the user can put right. Its text says what is wrong and what to do."""
-
-
-# ======================================== 8. Workers ========================================
+# ======================================== 8. Processes ========================================
 
 
 def usable_cores():
-    """The processor cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
+    """How many processor cores this process may use."""
+    if hasattr(os, "sched_getaffinity"):  # not on every system
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
 
 def start_worker():
-    """Leave Ctrl-C to the parent, and go when the parent is gone."""
+    """Leave Ctrl-C to the parent, and go when the parent is gone, however it went."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
     def follow_parent():
@@ -514,10 +526,10 @@ def start_worker():
 
 @contextlib.contextmanager
 def worker_pool(n_workers):
-    """An executor on this machine. Its processes never hold TensorFlow, whose threads no fork survives."""
-    forkserver = "forkserver" in multiprocessing.get_all_start_methods()
-    context = multiprocessing.get_context("forkserver" if forkserver else "spawn")
-    if forkserver:
+    """An executor on this machine. Nothing is forked from here, where TensorFlow may run threads."""
+    can_fork = "forkserver" in multiprocessing.get_all_start_methods()
+    context = multiprocessing.get_context("forkserver" if can_fork else "spawn")
+    if can_fork:
         context.set_forkserver_preload(["__main__", "msprime"])  # imported once, for all workers
     with ProcessPoolExecutor(n_workers, mp_context=context, initializer=start_worker) as executor:
         try:
@@ -528,15 +540,15 @@ def worker_pool(n_workers):
             raise
 
 
-# ========================================= 9. Files =========================================
+# ========================================== 9. Files ==========================================
 
 
 @contextlib.contextmanager
 def staging(folder, name):
-    """A hidden folder whose files appear in `folder` together, when the block ends well, or not at all.
+    """A hidden folder whose files appear in `folder` when the block ends: all together, or not at all.
 
-    Renaming the complete set is the one step that counts: whatever stops the moves after it, the
-    next command finishes them.
+    The step that counts is to rename the complete set. Should anything stop the moves after it,
+    the next command finishes them.
     """
     partial = folder / f".{name}.partial"
     shutil.rmtree(partial, ignore_errors=True)
@@ -544,7 +556,7 @@ def staging(folder, name):
     try:
         yield partial
         for path in partial.iterdir():
-            with open(path, "rb+") as file:
+            with path.open("rb+") as file:
                 os.fsync(file.fileno())
         partial.rename(folder / f".{name}.complete")
     except BaseException:
@@ -557,65 +569,52 @@ def finish_moves(folder):
     """Move the files of complete sets to where they belong."""
     for complete in folder.glob(".*.complete"):
         for path in complete.iterdir():
-            os.replace(path, folder / path.name)
+            path.replace(folder / path.name)
         complete.rmdir()
 
 
-def save_json(path, content):
-    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-
-
-def sha256(path):
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def checksums(*paths):
+    """The SHA-256 of each file, by its name."""
+    sums = {}
+    for path in paths:
+        with path.open("rb") as file:
+            sums[path.name] = hashlib.file_digest(file, "sha256").hexdigest()
+    return sums
 
 
 def save_dataset(settings, branch, folder, name, n_workers):
-    """Simulate a dataset and write its four files into a folder.
+    """Simulate a dataset and write its four files.
 
-    The spectra go to the disk as they come, behind a header that already states their final
-    number, so that memory does not grow with the dataset.
+    The spectra go to the disk as they come, behind a header that already states how many they
+    will be: memory does not grow with the dataset.
     """
     n_rows = 2 * settings.n_reps
-    n_workers = min(n_workers, math.ceil(n_rows / ROWS_PER_TASK))
     shape = (n_rows, 2 * settings.sample_size.a + 1, 2 * settings.sample_size.b + 1, 1)
+    n_workers = min(n_workers or usable_cores(), math.ceil(n_rows / ROWS_PER_TASK))
     sfs_path, responses_path = folder / f"{name}_sfs.npy", folder / f"{name}_responses.npy"
-    header = {"descr": "<i4", "fortran_order": False, "shape": shape}
-    with open(sfs_path, "wb") as file, worker_pool(n_workers) as executor, progress(n_rows) as bar:
+    with sfs_path.open("wb") as file, worker_pool(n_workers) as executor, progress(n_rows) as bar:
+        header = {"descr": "<i4", "fortran_order": False, "shape": shape}
         np.lib.format.write_array_header_1_0(file, header)
         for spectra in simulate_dataset(settings, branch, executor, ahead=4 * n_workers):
             file.write(spectra.astype("<i4").tobytes())
             bar.update(len(spectra))
-    np.save(responses_path, np.arange(n_rows) % 2)
+    np.save(responses_path, np.arange(n_rows, dtype=np.int32) % 2)
     parameters = [replicate(settings, branch, row)[0] for row in range(n_rows)]
     np.save(folder / f"{name}_parameters.npy", np.array(parameters, dtype=PARAMETERS))
     save_json(
         folder / f"{name}_settings.json",
         asdict(settings)
-        | {
-            "versions": {package: version(package) for package in ("msprime", "tskit", "numpy")},
-            "sha256": {path.name: sha256(path) for path in (sfs_path, responses_path)},
-        },
+        | {"versions": {package: version(package) for package in ("msprime", "tskit", "numpy")}}
+        | {"sha256": checksums(sfs_path, responses_path)},
     )
 
 
-def load_array(path):
-    """A memory-mapped array of plain numbers; whatever else the file holds is refused."""
-    try:
-        array = np.load(path, mmap_mode="r", allow_pickle=False)
-    except FileNotFoundError:
-        raise Problem(f"{path} is missing: run runml --simulate first.") from None
-    except (OSError, ValueError, EOFError) as error:
-        raise Problem(
-            f"{path} cannot be read as a NumPy array ({error}): run runml --simulate anew."
-        ) from None
-    if not isinstance(array, np.ndarray) or array.dtype.kind not in "iuf":
-        raise Problem(f"{path} is no array of numbers: run runml --simulate anew.")
-    return array
-
-
 def load_dataset(folder):
-    """The simulated spectra, their responses and, where they are known, their settings.
+    """The simulated spectra, checked.
+
+    Parameters
+    ----------
+    folder : pathlib.Path
 
     Returns
     -------
@@ -627,53 +626,68 @@ def load_dataset(folder):
     Raises
     ------
     Problem
-        If the arrays are missing, unreadable, or no dataset to learn from.
+        If the files are missing, unreadable, or nothing to learn from.
     """
-    sfs_path, responses_path = folder / "simulated_sfs.npy", folder / "simulated_responses.npy"
+    paths = sfs_path, responses_path = folder / "simulated_sfs.npy", folder / "simulated_responses.npy"
     sfs, responses = load_array(sfs_path), load_array(responses_path)
-    if sfs.ndim != 4 or sfs.shape[3] != 1 or min(sfs.shape[1:3]) < 3:
-        raise Problem(f"{sfs_path} has shape {sfs.shape}; joint SFS have (N, 2 * n_A + 1, 2 * n_B + 1, 1).")
-    if any(not n % 2 for n in sfs.shape[1:3]):
-        raise Problem(f"{sfs_path} has shape {sfs.shape}; n diploid individuals give 2 * n + 1 entries.")
+    if sfs.ndim != 4 or sfs.shape[3] != 1 or not all(n > 2 and n % 2 for n in sfs.shape[1:3]):
+        raise Problem(f"{sfs_path}: shape {sfs.shape} is not (N, 2 * n_A + 1, 2 * n_B + 1, 1).")
     if responses.shape != sfs.shape[:1]:
-        raise Problem(f"{sfs_path} and {responses_path} differ in length: {len(sfs)} and {responses.shape}.")
+        raise Problem(f"{responses_path}: shape {responses.shape} does not fit {len(sfs)} spectra.")
     for first in range(0, len(sfs), 10_000):
         counts = sfs[first : first + 10_000]
         if not (np.isfinite(counts).all() and (counts >= 0).all()):
-            raise Problem(f"{sfs_path} holds counts that are negative or no numbers.")
+            raise Problem(f"{sfs_path}: some counts are negative or no numbers.")
     if not np.isin(responses, (0, 1)).all():
-        raise Problem(f"{responses_path} holds responses other than 0 (divergence) and 1 (gene flow).")
-    if min(np.bincount(responses.astype(int), minlength=2)) < 5:
-        raise Problem(f"{responses_path}: learning takes at least 5 spectra of each model (--n_reps 5).")
-
+        raise Problem(
+            f"{responses_path}: responses are 0, divergence, and 1, gene flow; these are others."
+        )
+    if min((responses == 0).sum(), (responses == 1).sum()) < 5:
+        raise Problem(f"{responses_path}: learning takes at least 5 spectra of each model.")
     settings_path = folder / "simulated_settings.json"
-    if not settings_path.exists():
+    saved = load_json(settings_path) if settings_path.exists() else {}
+    if not saved:
         return sfs, responses, None
-    saved = load_json(settings_path)
-    if saved.get("sha256") != {path.name: sha256(path) for path in (sfs_path, responses_path)}:
-        print(f"{settings_path} belongs to other arrays than those beside it, and is passed over.")
+    if saved.get("sha256") != checksums(*paths):
+        print(f"{settings_path} belongs to other arrays than these, whose settings are thus not known.")
         return sfs, responses, None
     return sfs, responses, saved_settings(SimulationSettings, saved, settings_path)
 
 
-def load_json(path):
-    """The JSON object in a file."""
+def load_array(path):
+    """Memory-map an array of numbers; a pickle is refused, not run."""
     try:
-        content = json.loads(Path(path).read_text(encoding="utf-8"))
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
+        if array.dtype.kind not in "iuf":
+            raise ValueError(f"its type is {array.dtype}")
+    except FileNotFoundError:
+        raise Problem(f"{path} is missing: run runml --simulate first.") from None
+    except (OSError, ValueError, EOFError, AttributeError) as error:
+        raise Problem(f"{path} is no array of numbers ({error}): run runml --simulate anew.") from None
+    return array
+
+
+def save_json(path, content):
+    """Write a dictionary for people and programs to read."""
+    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
+def load_json(path):
+    """Read a dictionary."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
-        raise Problem(f"{path} cannot be read as settings ({error}).") from None
+        raise Problem(f"{path} cannot be read ({error}).") from None
     if not isinstance(content, dict):
         raise Problem(f"{path} holds no settings.")
     return content
 
 
 def saved_settings(kind, saved, where):
-    """Settings of a kind from what was saved, checked like typed ones."""
+    """Settings of a kind from what was saved, checked as if they were typed."""
     values = {}
     for setting in fields(kind):
-        if setting.name not in saved:
-            raise Problem(f"{where} lacks {setting.name}.")
-        words = saved[setting.name]
+        words = saved.get(setting.name)
         try:
             values[setting.name] = checked(setting, words if isinstance(words, list) else [words])
         except ValueError as error:
@@ -681,20 +695,20 @@ def saved_settings(kind, saved, where):
     return kind(**values)
 
 
-# A model is one file: Keras's archive, with what we know of the model as one more member, which
-# Keras passes over when it loads.
-MODEL_NOTES = "runml.json"
+# A model is one file, replaced in one step: Keras's archive with our notes as one more member,
+# which Keras passes over.
+NOTES = "runml.json"
 
 
 def save_model(path, model, notes):
-    """Save a model together with notes: a dictionary of plain values."""
-    model.save(path)
+    """Save a model, without its optimizer, and a dictionary of notes on it."""
+    quiet_keras().Model(model.inputs, model.outputs).save(path)
     with zipfile.ZipFile(path, "a") as archive:
-        archive.writestr(MODEL_NOTES, json.dumps(notes, indent=2))
+        archive.writestr(NOTES, json.dumps(notes, indent=2))
 
 
 def load_notes(path):
-    """The notes of a saved model, read without Keras.
+    """What was noted with a model, read without Keras.
 
     Returns
     -------
@@ -704,7 +718,7 @@ def load_notes(path):
     """
     try:
         with zipfile.ZipFile(path) as archive:
-            notes = json.loads(archive.read(MODEL_NOTES))
+            notes = json.loads(archive.read(NOTES))
         training, simulations = notes["training"], notes["simulations"]
     except FileNotFoundError:
         raise Problem(f"{path} is missing: run runml --train first.") from None
@@ -717,27 +731,38 @@ def load_notes(path):
 
 
 def load_model(path):
-    """The saved Keras model, with Keras's safe mode on: code in a model file is not run."""
+    """The saved Keras model. Keras's safe mode is on: code in a model file is not run."""
     keras = quiet_keras()
     try:
-        model = keras.models.load_model(path, safe_mode=True)
-    except (OSError, ValueError, TypeError, KeyError) as error:
+        model = keras.models.load_model(path)
+        if len(model.input_shape) != 4 or model.output_shape != (None, 2):
+            raise ValueError(f"it takes {model.input_shape} and returns {model.output_shape}")
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         reason = str(error).strip().partition("\n")[0]
-        raise Problem(f"{path} cannot be loaded ({reason}): run runml --train anew.") from None
-    if len(model.input_shape) != 4 or model.output_shape != (None, 2):
-        raise Problem(
-            f"{path} takes {model.input_shape} and returns {model.output_shape}: no model of this script."
-        )
+        raise Problem(f"{path} is no model of this script ({reason}): run runml --train anew.") from None
     return model
 
 
 # ======================================= 10. The screen =======================================
 
 
+def quiet_keras():
+    """Keras on TensorFlow, without what TensorFlow says to file descriptor 2 when it starts."""
+    if "keras" not in sys.modules:
+        os.environ["KERAS_BACKEND"] = "tensorflow"
+        with held_stderr():
+            import tensorflow as tf
+
+            tf.config.list_physical_devices()  # says more, the first time
+        tf.config.experimental.enable_op_determinism()
+    import keras
+
+    return keras
+
+
 @contextlib.contextmanager
 def held_stderr():
-    """Hold back what is written to file descriptor 2; show it only if the block fails."""
-    sys.stderr.flush()
+    """Hold back what goes to file descriptor 2, and show it only if the block fails."""
     with tempfile.TemporaryFile() as held:
         stderr = os.dup(2)
         os.dup2(held.fileno(), 2)
@@ -752,82 +777,54 @@ def held_stderr():
             os.close(stderr)
 
 
-def quiet_keras():
-    """Keras on TensorFlow, without the lines that TensorFlow prints when it starts."""
-    if "keras" not in sys.modules:
-        os.environ["KERAS_BACKEND"] = "tensorflow"
-        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-        with held_stderr():
-            import tensorflow as tf
-
-            tf.config.list_physical_devices()  # says more, the first time
-            tf.config.experimental.enable_op_determinism()
-    import keras
-
-    return keras
-
-
 def progress(total):
-    """A bar that moves on a terminal; in a pipe or a log, a plain line after each tenth."""
+    """A bar that moves on a terminal; in a pipe or a log, a line after each tenth."""
     from tqdm import tqdm
-
-    if sys.stderr.isatty():
-        return tqdm(total=total, unit=" SFS", unit_scale=False, smoothing=0.1)
 
     class Lines(tqdm):
         def display(self, msg=None, pos=None):
             if self.n and msg is None:
                 print(self)
 
+    if sys.stderr.isatty():
+        return tqdm(total=total, unit=" SFS")
+    line = "{n_fmt} of {total_fmt} SFS, {rate_fmt}, {remaining} left"
     return Lines(
-        total=total,
-        unit=" SFS",
-        miniters=math.ceil(total / 10),
-        mininterval=0,
-        leave=False,
-        bar_format="{n_fmt} of {total_fmt} SFS, {rate_fmt}, {remaining} left",
+        total=total, unit=" SFS", miniters=total / 10, mininterval=0, leave=False, bar_format=line
     )
 
 
 def epoch_printer(n_epochs):
-    """Keras callbacks that print one line an epoch where Keras's own bar could not move."""
-    if sys.stdout.isatty():
-        return []
+    """Callbacks that print one line an epoch where Keras's own bar could not move."""
 
     def show(epoch, logs):
         print(
             f"Epoch {epoch + 1}/{n_epochs}: loss {logs['loss']:.4f}, accuracy {logs['accuracy']:.4f}; "
-            f"validation loss {logs['val_loss']:.4f}, accuracy {logs['val_accuracy']:.4f}",
-            flush=True,
+            f"validation loss {logs['val_loss']:.4f}, accuracy {logs['val_accuracy']:.4f}"
         )
 
-    return [quiet_keras().callbacks.LambdaCallback(on_epoch_end=show)]
+    return [] if sys.stdout.isatty() else [quiet_keras().callbacks.LambdaCallback(on_epoch_end=show)]
 
 
 def print_network(model):
-    """A line for each layer that learns or drops out, and the number of weights."""
-    print("The network, from counts to probabilities:")
+    """A line for each layer that has weights or a dropout rate."""
+    print("The network, from raw counts to probabilities:")
     for layer in model.layers:
-        if layer.count_params() or hasattr(layer, "rate"):
-            size = " x ".join(str(length) for length in layer.output.shape[1:])
-            detail = f"rate {layer.rate:g}" if hasattr(layer, "rate") else f"{layer.count_params():,} weights"
-            print(f"  {type(layer).__name__:<8} {size:<12} {detail}")
-    print(f"  {model.count_params():,} weights in all")
+        weights, size = layer.count_params(), " x ".join(map(str, layer.output.shape[1:]))
+        if weights or hasattr(layer, "rate"):
+            about = f"{weights:>9,} weights" if weights else f"     rate {layer.rate:g}"
+            print(f"  {type(layer).__name__:<8} {size:<12} {about}")
+    print(f"  {'together':<21} {model.count_params():>9,} weights")
 
 
 def print_test(results):
-    """The confusion matrix and the figures that go with it."""
-    width = max(map(len, MODELS)) + 2
-    print("\nConfusion matrix" + "predicted".rjust(2 * width))
-    print(" " * 16 + "".join(model.rjust(width) for model in MODELS))
-    for model, counts in zip(MODELS, results["confusion_matrix"], strict=True):
-        print(f"true {model:<11}" + "".join(f"{count:{width}}" for count in counts))
+    """The confusion matrix, and the figures that go with it."""
+    print(f"\n{'':18}{'predicted ' + MODELS[0]:>22}{'predicted ' + MODELS[1]:>22}")
+    for model, (divergence, gene_flow) in zip(MODELS, results["confusion_matrix"], strict=True):
+        print(f"true {model:<13}{divergence:>22,}{gene_flow:>22,}")
     low, high = results["accuracy_95ci"]
-    print(
-        f"\nAccuracy  {results['accuracy']:.4f} (95% interval {low:.4f} to {high:.4f}, {results['n_test']:,} spectra)"
-    )
-    print(f"Log-loss  {results['log_loss']:.4f}")
-    print(f"ROC AUC   {results['roc_auc']:.4f}")
+    print(f"\nAccuracy {results['accuracy']:.4f} (95% interval {low:.4f} to {high:.4f})")
+    print(f"Log-loss {results['log_loss']:.4f}, ROC AUC {results['roc_auc']:.4f}")
 
 
 # ===================================== 11. The commands =====================================
@@ -835,56 +832,61 @@ def print_test(results):
 
 def chosen(kind, typed, saved=None):
     """Settings of a kind: what is typed beats what was saved, which beats the default."""
-    names = {setting.name for setting in fields(kind)}
-    return replace(saved or kind(), **{name: value for name, value in typed.items() if name in names})
+    own = {setting.name for setting in fields(kind)} & typed.keys()
+    return replace(saved or kind(), **{name: typed[name] for name in own})
 
 
 def simulate(folder, typed):
-    """runml --simulate"""
-    settings = chosen(SimulationSettings, typed)
-    n_workers = chosen(RunSettings, typed).workers or usable_cores()
+    """`runml --simulate`: from settings to a dataset in the folder."""
+    settings, run = chosen(SimulationSettings, typed), chosen(RunSettings, typed)
     print(f"Simulating {settings.n_reps:,} replicates of each model.")
     start = time.perf_counter()
     with staging(folder, "simulated") as partial:
-        save_dataset(settings, SIMULATE, partial, "simulated", n_workers)
+        save_dataset(settings, SIMULATE, partial, "simulated", run.workers)
     seconds = time.perf_counter() - start
     n_rows = 2 * settings.n_reps
-    print(f"{n_rows:,} joint SFS saved in {folder}: {seconds:.0f} s, {n_rows / seconds:.0f} per second.")
+    print(
+        f"{n_rows:,} joint SFS saved in {folder} after {seconds:.0f} s, {n_rows / seconds:.0f} a second."
+    )
 
 
 def train(folder, typed):
-    """runml --train"""
-    sfs, responses, simulations = load_dataset(folder)
-    seed = {"seed": simulations.seed} if simulations else {}
-    settings = chosen(TrainingSettings, seed | typed)
+    """`runml --train`: from the dataset to a model."""
     start = time.perf_counter()
+    sfs, responses, simulations = load_dataset(folder)
+    saved = TrainingSettings(seed=simulations.seed) if simulations else None
+    settings = chosen(TrainingSettings, typed, saved)
     model, history = train_network(sfs, responses, settings)
     with staging(folder, "trained") as partial:
         notes = {"training": asdict(settings), "simulations": simulations and asdict(simulations)}
         save_model(partial / "trained_model.keras", model, notes)
-    print(
-        f"Validation accuracy {history['val_accuracy'][-1]:.4f}, loss {history['val_loss'][-1]:.4f}; "
-        f"{time.perf_counter() - start:.0f} s. Model saved in {folder / 'trained_model.keras'}."
-    )
+    print(f"Validation accuracy {history['val_accuracy'][-1]:.4f}, loss {history['val_loss'][-1]:.4f}.")
+    print(f"Model saved in {folder / 'trained_model.keras'} after {time.perf_counter() - start:.0f} s.")
 
 
 def test(folder, typed):
-    """runml --test"""
+    """`runml --test`: from the model and a fresh dataset to a verdict."""
     path = folder / "trained_model.keras"
-    _, simulations = load_notes(path)
+    _, trained_under = load_notes(path)
     model = load_model(path)
-    if not simulations:
-        print("The model's own simulation settings are not known: testing with those typed and the defaults.")
-        simulations = SimulationSettings(sample_size=PerSpecies(*(n // 2 for n in model.input_shape[1:3])))
+    if trained_under is None:
+        print("The settings behind the model are not known: testing under those typed and the defaults.")
+    sample_size = PerSpecies(*(n // 2 for n in model.input_shape[1:3]))
     run = chosen(RunSettings, typed)
-    settings = replace(chosen(SimulationSettings, typed, simulations), n_reps=run.n_test_reps)
+    settings = chosen(
+        SimulationSettings, typed, trained_under or SimulationSettings(sample_size=sample_size)
+    )
+    settings = replace(settings, n_reps=run.n_test_reps)
+    if settings.sample_size != sample_size:
+        raise Problem(
+            f"--sample_size {shown(settings.sample_size)}: the model was made for {shown(sample_size)}."
+        )
+    print(f"Simulating {settings.n_reps:,} fresh replicates of each model.")
     with staging(folder, "test") as partial:
-        save_dataset(settings, TEST, partial, "test", run.workers or usable_cores())
-        sfs = np.load(partial / "test_sfs.npy")
-        responses = np.load(partial / "test_responses.npy")
-        results = evaluate(model.predict(sfs, batch_size=1000, verbose=0), responses) | {
-            "seed": settings.seed
-        }
+        save_dataset(settings, TEST, partial, "test", run.workers)
+        sfs, responses = np.load(partial / "test_sfs.npy"), np.load(partial / "test_responses.npy")
+        probabilities = model.predict(batches(sfs, responses, np.arange(len(sfs)), 1000), verbose=0)
+        results = evaluate(probabilities, responses) | {"seed": settings.seed}
         save_json(partial / "test_results.json", results)
     print_test(results)
 
@@ -901,6 +903,7 @@ USES = {  # the options that each mode has a use for
 
 
 def is_number(word):
+    """Whether a word, or a saved value, can be read as a number."""
     try:
         float(word)
     except (TypeError, ValueError, OverflowError):
@@ -912,7 +915,7 @@ def lies_within(number, interval):
     """Whether a number lies in an interval such as "(0, 1]", whose round end is left out."""
     low, high = map(float, interval[1:-1].split(","))
     return low <= number <= high and not (
-        interval[0] == "(" and number == low or interval[-1] == ")" and number == high
+        (interval[0] == "(" and number == low) or (interval[-1] == ")" and number == high)
     )
 
 
@@ -932,9 +935,7 @@ def checked(setting, words):
     if setting.type is PerSpecies and len(words) == 1:
         words = words * 2  # one number serves both species
     if len(words) != (2 if issubclass(setting.type, tuple) else 1):
-        raise ValueError(
-            f"{' '.join(map(str, words))}: takes {'one number or two' if setting.type is PerSpecies else 'two numbers'}"
-        )
+        raise ValueError(f"{words}: wrong number of values")
     for word in words:
         if not is_number(word):
             raise ValueError(f"{word}: not a number")
@@ -959,6 +960,7 @@ class CommandLine(argparse.ArgumentParser):
     """An argument parser whose errors take one line."""
 
     def error(self, message):
+        """Say what is wrong with what was typed, and end with status 2."""
         self.exit(2, f"runml: error: {message}\n")
 
 
@@ -966,7 +968,7 @@ def command_line():
     """The parser: a group of options for each mode, every default taken from the settings."""
     parser = CommandLine(
         prog="runml",
-        description="Do two sister species have a history of gene flow? Simulate, train, and only then test.",
+        description="Do two sister species have a history of gene flow? Simulate, train, then test.",
         epilog="What is typed beats what was saved with the data or the model, which beats the default.",
         allow_abbrev=False,
         argument_default=argparse.SUPPRESS,
@@ -975,7 +977,9 @@ def command_line():
     modes.add_argument("--simulate", action="store_true", help="simulate joint SFS under both models")
     modes.add_argument("--train", action="store_true", help="train the network on what was simulated")
     modes.add_argument(
-        "--test", action="store_true", help="test it on a fresh set, under the settings it was trained for"
+        "--test",
+        action="store_true",
+        help="test it on a fresh set, under the settings it was trained for",
     )
     everywhere = parser.add_argument_group("every mode")
     everywhere.add_argument(
@@ -1008,7 +1012,7 @@ def command_line():
 
 
 def parse(argv):
-    """What was typed: modes, data folder, and checked options. A usage error ends the run with status 2."""
+    """What was typed: modes, data folder and checked options. A usage error ends with status 2."""
     parser = command_line()
     # argparse takes "-1e-5" for the name of an option, unless a blank stands before it.
     typed = vars(parser.parse_args([f" {word}" if is_number(word) else word for word in argv]))
@@ -1020,7 +1024,9 @@ def parse(argv):
         for setting in fields(kind):
             if isinstance(typed.get(setting.name), list):
                 try:
-                    typed[setting.name] = checked(setting, [word.strip() for word in typed[setting.name]])
+                    typed[setting.name] = checked(
+                        setting, [word.strip() for word in typed[setting.name]]
+                    )
                 except ValueError as error:
                     parser.error(f"--{setting.name} {error}")
     useful = set().union(*(USES[mode] for mode in modes))
@@ -1034,7 +1040,7 @@ def parse(argv):
 
 
 def saved_beside(folder, modes):
-    """How the data or the model that the modes start from came about, and the settings saved with them."""
+    """How what the modes start from, data or a model, was made, and with which settings."""
     if "simulate" in modes:
         return "", {}
     if "train" in modes:

@@ -1,0 +1,352 @@
+"""How good, how fast and how large the three commands are, each against its reference in the same run.
+
+    python tests/benchmark.py                    # everything, about 20 minutes on two cores
+    python tests/benchmark.py startup memory     # only these parts
+    python tests/benchmark.py --work FOLDER      # keep what was simulated, and use it next time
+
+Each part prints rows of one Markdown table as it ends. Times are wall-clock seconds of whole
+commands, start-up and TensorFlow's import included, unless a row says otherwise; where a median is
+printed, program and reference ran in turn. Accuracy is measured on 10,000 spectra with finite-sites
+mutations (`msprime.sim_mutations` as it comes, SFS by sites), which no training ever sees.
+
+What was tried for the network (accuracy and log-loss on such spectra; seconds to train with
+TensorFlow's import, where the usual small CNN took 8.7 with batches of 128; one or more seeds; 8,000
+training spectra and swapped copies, learning rate 1e-5, 10 epochs):
+
+    3x3 convolution (16), dense 64, 32, gain 10               0.9980   0.0057   13.6
+    ... averaged weights, momentum 0.99                        0.9980   0.0058   15.5
+    ... batches of 256                                         0.9976   0.0078   10.5
+    ... stride 2                                               0.9967   0.0099    8.6
+    ... stride 3                                               0.9933   0.0235    6.8
+    ... dense 32, 16                                           0.9974   0.0077    9.5
+    8 filters, gain 10                                         0.9970   0.0085    9.8
+    ... 5x5 convolution                                        0.9970   0.0091    9.5
+    ... steps_per_execution 125 in place of 25                 0.9970   0.0085    9.1
+    4 filters                                                  0.9970   0.0101    8.5
+    8 filters, gain 20; four seeds                     0.9963-0.9983   0.0055-0.0114   9.3
+    ... averaged weights, momentum 0.99; four seeds    0.9978-0.9986   0.0054-0.0078   9.9
+    ... cosine decay of the learning rate in place             0.9974   0.0077    9.0
+    8 filters, gain 30, averaged weights               0.9980-0.9987   0.0050-0.0071  10.0
+    4 filters, gain 30, cosine decay                           0.9977   0.0073    8.6
+
+Averaged weights serve best at no cost, gains of 20 to 30 are alike, and 8 filters with a gain of 25
+equal 16 filters with a gain of 10 in two thirds of the time. With 1,600 training spectra a momentum
+of 0.99 averages over too much of the short training (0.985 to 0.990, at 0.96 0.992 to 0.994), hence
+an average over the last tenth of the steps, however many. A last layer that starts at zero costs
+nothing in ten epochs and makes a learning rate that is too small visible (log-loss 0.2 to 0.3 at
+1e-7, where random weights give 0.06). Reading batches with tf.data from a memory-mapped file takes
+about half a second longer than arrays in memory; op determinism costs nothing measurable.
+"""
+
+import argparse
+import json
+import multiprocessing
+import os
+import re
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import psutil
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+import Machine_Learning_for_Population_Genetics_V2 as runml  # noqa: E402
+
+SCRIPT = [sys.executable, str(ROOT / "Machine_Learning_for_Population_Genetics_V2.py")]
+LESSON = ["--layers", "2", "--dropout", "0.2", "--epochs", "10", "--learning_rate", "1e-05"]
+SEEDS = (1, 2, 3, 4, 5)
+N_WORKERS = 2
+FINITE_SITES = 99  # a branch of the seed's tree that no command uses
+
+
+def row(what, measured, reference, target):
+    print(f"| {what} | {measured} | {reference} | {target} |", flush=True)
+
+
+def timed(command, **kwargs):
+    """Run a command; return its seconds and what it printed."""
+    start = time.perf_counter()
+    done = subprocess.run(
+        [str(word) for word in command], capture_output=True, text=True, check=True, **kwargs
+    )
+    return time.perf_counter() - start, done.stdout
+
+
+def peak_memory(command):
+    """The largest resident set, in MB, of any one process that a command ran."""
+    root = psutil.Popen(
+        [str(word) for word in command], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    peak = 0
+    while root.poll() is None:
+        try:
+            for process in [root, *root.children(recursive=True)]:
+                peak = max(peak, process.memory_info().rss)
+        except psutil.NoSuchProcess:
+            pass
+        time.sleep(0.02)
+    return peak / 1e6
+
+
+def genealogies(settings, index):
+    """The bare `sim_ancestry` call of one replicate, and the seed for its mutations."""
+    import msprime
+
+    parameters, rng = runml.replicate(settings, FINITE_SITES, index)
+    trees = msprime.sim_ancestry(
+        samples={"A": settings.sample_size.a, "B": settings.sample_size.b},
+        demography=runml.demographic_model(settings, parameters),
+        sequence_length=settings.sequence_length,
+        recombination_rate=settings.recombination_rate,
+        random_seed=rng.integers(1, 2**32),
+    )
+    return trees, rng.integers(1, 2**32)
+
+
+def finite_sites_sfs(settings, index):
+    """One SFS by the plain pipeline: ancestry, finite-sites mutations, spectrum by sites."""
+    import msprime
+
+    trees, seed = genealogies(settings, index)
+    trees = msprime.sim_mutations(trees, rate=settings.mutation_rate, random_seed=seed)
+    samples = [trees.samples(population=0), trees.samples(population=1)]
+    sfs = trees.allele_frequency_spectrum(samples, polarised=True, span_normalise=False)
+    sfs[0, 0] = sfs[-1, -1] = 0
+    return sfs.astype(np.int32)
+
+
+def spend(kind, indices):
+    """Seconds that a process spends on the plain pipeline, or on its `sim_ancestry` calls alone."""
+    import msprime  # noqa: F401
+
+    settings = runml.SimulationSettings()
+    start = time.perf_counter()
+    for index in indices:
+        finite_sites_sfs(settings, index) if kind == "plain" else genealogies(settings, index)
+    return time.perf_counter() - start
+
+
+def finite_sites_set(work, n_sfs=10_000):
+    """The spectra and responses that accuracy is measured on, simulated once."""
+    path = work / "finite_sites.npz"
+    if not path.exists():
+        settings = runml.SimulationSettings(seed=20_000)
+        with ProcessPoolExecutor(N_WORKERS, multiprocessing.get_context("spawn")) as pool:
+            spectra = list(pool.map(finite_sites_sfs, [settings] * n_sfs, range(n_sfs), chunksize=50))
+        np.savez(path, sfs=np.stack(spectra)[..., np.newaxis], responses=np.arange(n_sfs) % 2)
+    with np.load(path) as arrays:
+        return arrays["sfs"], arrays["responses"]
+
+
+def score(folder, work):
+    """Accuracy and log-loss of a folder's model on the finite-sites set."""
+    sfs, responses = finite_sites_set(work)
+    model = runml.load_model(folder / "trained_model.keras")
+    probabilities = model.predict(runml.batches(sfs, responses, np.arange(len(sfs)), 1000), verbose=0)
+    results = runml.evaluate(probabilities, responses)
+    return results["accuracy"], results["log_loss"]
+
+
+def simulated(work, seed, n_reps=5_000):
+    """A folder with the data of one seed."""
+    folder = work / f"seed_{seed}_{n_reps}"
+    if not (folder / "simulated_sfs.npy").exists():
+        timed([*SCRIPT, "--simulate", "--seed", seed, "--n_reps", n_reps, "--data_dir", folder])
+    return folder
+
+
+def validation(printed):
+    """Accuracy and loss from what `--train` prints at its end."""
+    return [
+        float(number)
+        for number in re.search(r"Validation accuracy (\S+), loss (\S+)\.", printed).groups()
+    ]
+
+
+def reference_fit(folder):
+    """The usual small CNN, which sees raw counts: pooling, plain `fit`, no swapped copies."""
+    import keras
+    from keras import layers
+
+    sfs, responses = np.load(folder / "simulated_sfs.npy"), np.load(folder / "simulated_responses.npy")
+    training, validation = runml.split_rows(len(sfs), 1)
+    model = keras.Sequential(
+        [
+            keras.Input(sfs.shape[1:]),
+            layers.Conv2D(10, 3, activation="relu"),
+            layers.MaxPooling2D(),
+            layers.Conv2D(10, 3, activation="relu"),
+            layers.MaxPooling2D(),
+            layers.Flatten(),
+            layers.Dense(64, activation="relu"),
+            layers.Dropout(0.2),
+            layers.Dense(32, activation="relu"),
+            layers.Dropout(0.2),
+            layers.Dense(2, activation="softmax"),
+        ]
+    )
+    model.compile(keras.optimizers.Adam(1e-5), "sparse_categorical_crossentropy", metrics=["accuracy"])
+    model.fit(
+        sfs[training],
+        responses[training],
+        batch_size=128,
+        epochs=10,
+        validation_data=(sfs[validation], responses[validation]),
+        verbose=0,
+    )
+
+
+def part_startup(work):
+    def median(command, check=True):
+        times = []
+        for _ in range(15):
+            start = time.perf_counter()
+            subprocess.run(command, capture_output=True, check=check)
+            times.append(time.perf_counter() - start)
+        return statistics.median(times)
+
+    bare = median([sys.executable, "-c", "pass"])
+    usage = median([*SCRIPT, "--train", "--layers", "0"], check=False)
+    reference = f"`python3 -c pass`: {bare:.2f} s"
+    row("`--help`", f"{median([*SCRIPT, '--help']):.2f} s", reference, "at most 0.25 s more")
+    row("usage error", f"{usage:.2f} s", reference, "at most 0.25 s more")
+
+
+def part_simulation(work, n_reps=2_500, n_plain=400, n_rounds=3):
+    n_sfs = 2 * n_reps
+    plain, floor, ours = [], [], []
+    halves = [range(0, n_sfs, 2), range(1, n_sfs, 2)]
+    context = multiprocessing.get_context("spawn")
+    for _ in range(n_rounds):
+        with ProcessPoolExecutor(1, context) as pool:
+            plain.append(n_plain / pool.submit(spend, "plain", range(n_plain)).result())
+        with ProcessPoolExecutor(N_WORKERS, context) as pool:
+            floor.append(max(pool.map(spend, ["floor"] * N_WORKERS, halves)))
+        command = [*SCRIPT, "--simulate", "--n_reps", n_reps, "--workers", N_WORKERS]
+        with tempfile.TemporaryDirectory(dir=work) as folder:
+            ours.append(timed([*command, "--data_dir", folder])[0])
+    rates = [n_sfs / seconds for seconds in ours]
+    ratio = statistics.median(rate / reference for rate, reference in zip(rates, plain, strict=True))
+    over = statistics.median(seconds / reference for seconds, reference in zip(ours, floor, strict=True))
+    row(
+        f"`--simulate --n_reps {n_reps}`, 2 workers, rate",
+        f"{statistics.median(rates):.0f} SFS/s, {ratio:.2f} times",
+        f"plain pipeline, one process: {statistics.median(plain):.1f} SFS/s",
+        "at least 4 times",
+    )
+    row(
+        "the same, time until the arrays are saved",
+        f"{statistics.median(ours):.1f} s, {100 * (over - 1):+.0f}%",
+        f"bare `sim_ancestry` calls, 2 processes: {statistics.median(floor):.1f} s",
+        "at most +10%",
+    )
+
+
+def part_accuracy(work):
+    accuracies, losses, seconds, references = [], [], [], []
+    for seed in SEEDS:
+        folder = simulated(work, seed)
+        references.append(timed([sys.executable, __file__, "--reference_fit", folder])[0])
+        seconds.append(timed([*SCRIPT, "--train", *LESSON, "--data_dir", folder])[0])
+        accuracy, loss = score(folder, work)
+        accuracies.append(accuracy)
+        losses.append(loss)
+    mean = statistics.mean(accuracies)
+    row(
+        "accuracy at the lesson's settings, five seeds: mean (lowest)",
+        f"{mean:.4f} ({min(accuracies):.4f})",
+        f"standard error of one set of 10,000: {(mean * (1 - mean) / 10_000) ** 0.5:.4f}",
+        "at least 0.997 (0.9955)",
+    )
+    row(
+        "log-loss, mean (highest)",
+        f"{statistics.mean(losses):.4f} ({max(losses):.4f})",
+        "near the limit: 0.006",
+        "at most 0.011",
+    )
+    ratio = statistics.median(
+        ours / reference for ours, reference in zip(seconds, references, strict=True)
+    )
+    row(
+        "`--train`, lesson's settings, median of five",
+        f"{statistics.median(seconds):.1f} s, {ratio:.2f} times",
+        f"the usual small CNN: {statistics.median(references):.1f} s",
+        "at most 1.5 times",
+    )
+
+
+def part_small(work):
+    folder = work / "from_nothing"
+    simulating, _ = timed([*SCRIPT, "--simulate", "--n_reps", 1000, "--data_dir", folder])
+    training, _ = timed([*SCRIPT, "--train", *LESSON, "--data_dir", folder])
+    accuracy, _ = score(folder, work)
+    row("from nothing, `--n_reps 1000`: accuracy", f"{accuracy:.4f}", "", "at least 0.99")
+    row("the same, time", f"{simulating + training:.0f} s", "", "under 40 s")
+
+
+def part_memory(work):
+    folder = work / "memory"
+    simulating = peak_memory([*SCRIPT, "--simulate", "--data_dir", folder])
+    training = peak_memory([*SCRIPT, "--train", *LESSON, "--data_dir", folder])
+    row("largest process of `--simulate`", f"{simulating:.0f} MB", "", "at most 400 MB")
+    row("largest process of `--train`", f"{training:.0f} MB", "", "at most 2,000 MB")
+
+
+def part_lesson(work):
+    """The instructor's questions, one change at a time."""
+    folder = simulated(work, 1234)
+    questions = [("as in the lesson", [])] + [
+        (f"`--{option} {value}`", [f"--{option}", value])
+        for option, values in {
+            "layers": (1, 3),
+            "dropout": (0, 0.5),
+            "learning_rate": ("1e-03", "1e-07"),
+            "epochs": (5, 15),
+        }.items()
+        for value in values
+    ]
+    print("\n| what changes | validation accuracy | validation loss |\n|---|---|---|")
+    for name, change in questions:
+        _, printed = timed([*SCRIPT, "--train", *LESSON, *change, "--data_dir", folder])
+        accuracy, loss = validation(printed)
+        print(f"| {name} | {accuracy:.4f} | {loss:.4f} |", flush=True)
+
+
+PARTS = {
+    name.removeprefix("part_"): function
+    for name, function in globals().items()
+    if name.startswith("part_")
+}
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("parts", nargs="*", metavar="PART", help=f"of {', '.join(PARTS)} (default: all)")
+    parser.add_argument(
+        "--work", type=Path, help="folder to keep simulations in (default: a temporary one)"
+    )
+    parser.add_argument("--reference_fit", type=Path, help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.reference_fit:
+        reference_fit(args.reference_fit)
+        return
+    if unknown := set(args.parts) - set(PARTS):
+        parser.error(f"no such part: {' '.join(unknown)}")
+    versions = {name: runml.version(name) for name in ("msprime", "numpy", "tensorflow", "keras")}
+    print(f"{os.cpu_count()} cores; {json.dumps(versions)}\n")
+    print("| what | measured | reference in the same run | target |\n|---|---|---|---|", flush=True)
+    with tempfile.TemporaryDirectory() as temporary:
+        work = args.work or Path(temporary)
+        work.mkdir(parents=True, exist_ok=True)
+        for name in args.parts or PARTS:
+            PARTS[name](work)
+
+
+if __name__ == "__main__":
+    main()
