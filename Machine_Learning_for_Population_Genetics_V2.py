@@ -702,7 +702,7 @@ NOTES = "runml.json"
 
 def save_model(path, model, notes):
     """Save a model, without its optimizer, and a dictionary of notes on it."""
-    quiet_keras().Model(model.inputs, model.outputs).save(path)
+    quiet_keras().Model(model.input, model.output).save(path)
     with zipfile.ZipFile(path, "a") as archive:
         archive.writestr(NOTES, json.dumps(notes, indent=2))
 
@@ -961,7 +961,7 @@ class CommandLine(argparse.ArgumentParser):
 
     def error(self, message):
         """Say what is wrong with what was typed, and end with status 2."""
-        self.exit(2, f"runml: error: {message}\n")
+        self.exit(2, f"runml: error: {' '.join(message.split())}\n")
 
 
 def command_line():
