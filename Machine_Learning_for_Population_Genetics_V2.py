@@ -16,22 +16,39 @@ The file reads in the order in which the data flow: settings, demography, one si
 dataset, the network, its training, its test. Behind these come files, screen and command line.
 """
 
+import os
+import signal
+import sys
+
+if __name__ == "__main__":
+    # From here on Ctrl-C and SIGTERM end a run with one line. There is nothing to tidy up: what is
+    # unfinished is hidden until the next run, and the workers go when their parent is gone.
+    screen = os.dup(2)
+
+    def stop(signal_number, _frame):
+        """Answer a signal."""
+        line = "runml: stopped; earlier results are as they were.\n"
+        os.write(screen, ("\n" + line if os.isatty(screen) else line).encode())
+        os._exit(128 + signal_number)
+
+    signal.signal(signal.SIGINT, stop)
+    signal.signal(signal.SIGTERM, stop)
+
 import argparse
 import contextlib
 import hashlib
+import io
 import json
 import math
 import multiprocessing
-import os
 import shutil
-import signal
-import sys
 import tempfile
 import threading
 import time
 import zipfile
 from collections import deque
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass, field, fields, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -270,7 +287,7 @@ def simulate_rows(settings, branch, rows):
     return np.stack(spectra)[..., np.newaxis]
 
 
-def simulate_dataset(settings, branch, executor, ahead):
+def simulate_dataset(settings, branch, executor, ahead, first_row=0):
     """Simulate a dataset and yield its spectra in order, a few rows at a time.
 
     Parameters
@@ -282,6 +299,8 @@ def simulate_dataset(settings, branch, executor, ahead):
         Where the rows are simulated. The result is the same on any.
     ahead : int
         Tasks handed out before the oldest is waited for: memory does not grow with the dataset.
+    first_row : int
+        Where to begin.
 
     Yields
     ------
@@ -289,7 +308,7 @@ def simulate_dataset(settings, branch, executor, ahead):
     """
     n_rows = 2 * settings.n_reps
     tasks = deque()
-    for first in range(0, n_rows, ROWS_PER_TASK):
+    for first in range(first_row, n_rows, ROWS_PER_TASK):
         rows = range(first, min(first + ROWS_PER_TASK, n_rows))
         tasks.append(executor.submit(simulate_rows, settings, branch, rows))
         if len(tasks) > ahead:
@@ -428,24 +447,18 @@ def train_network(sfs, responses, settings):
     # Equal samples make A and B exchangeable: each spectrum, its axes swapped, is another valid one.
     exchangeable = sfs.shape[1] == sfs.shape[2]
     training, validation = split_rows(len(sfs), settings.seed)
-    training_batches = batches(
-        sfs,
-        responses,
-        training,
-        settings.batch_size,
-        swapped_copies=exchangeable,
-        shuffle_seed=random_seed,
-    )
+    how = {"swapped_copies": exchangeable, "shuffle_seed": random_seed}
+    training_batches = batches(sfs, responses, training, settings.batch_size, **how)
     validation_batches = batches(sfs, responses, validation, batch_size=1000)
 
     model = build_network(sfs.shape[1:3], settings)
-    n_steps = settings.epochs * len(training_batches)
+    # A running mean of the weights, over the last tenth of the steps, has less noise than the last.
+    averaging = {
+        "use_ema": True,
+        "ema_momentum": max(0, 1 - 10 / (settings.epochs * len(training_batches))),
+    }
     model.compile(
-        # The running mean of the weights over the last tenth of training has less noise than
-        # the weights of the last step.
-        keras.optimizers.Adam(
-            settings.learning_rate, use_ema=True, ema_momentum=max(0, 1 - 10 / n_steps)
-        ),
+        keras.optimizers.Adam(settings.learning_rate, **averaging),
         loss="sparse_categorical_crossentropy",
         metrics=["accuracy"],
         steps_per_execution=min(STEPS_AT_ONCE, len(training_batches)),
@@ -484,13 +497,11 @@ def evaluate(probabilities, responses):
     from scipy.stats import binomtest
     from sklearn import metrics
 
-    probabilities = probabilities.astype(float)
     verdicts = probabilities.argmax(axis=1)
+    probabilities = probabilities.astype(float)
+    probabilities /= probabilities.sum(axis=1, keepdims=True)  # 1, to more digits than float32 has
     n_right = int((verdicts == responses).sum())
     low, high = binomtest(n_right, len(responses)).proportion_ci(0.95, method="wilson")
-    probabilities = probabilities / probabilities.sum(
-        axis=1, keepdims=True
-    )  # to more digits than float32 has
     return {
         "accuracy": n_right / len(responses),
         "accuracy_95ci": [float(low), float(high)],
@@ -513,27 +524,36 @@ def usable_cores():
     return os.cpu_count() or 1
 
 
-def start_worker():
-    """Leave Ctrl-C to the parent, and go when the parent is gone, however it went."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+def follow_parent():
+    """In a worker: go when the parent is gone, however it went."""
 
-    def follow_parent():
+    def follow():
         multiprocessing.parent_process().join()
         os._exit(1)
 
-    threading.Thread(target=follow_parent, daemon=True).start()
+    threading.Thread(target=follow, daemon=True).start()
 
 
 @contextlib.contextmanager
 def worker_pool(n_workers):
     """An executor on this machine. Nothing is forked from here, where TensorFlow may run threads."""
-    can_fork = "forkserver" in multiprocessing.get_all_start_methods()
-    context = multiprocessing.get_context("forkserver" if can_fork else "spawn")
-    if can_fork:
+    forkserver = "forkserver" in multiprocessing.get_all_start_methods()
+    context = multiprocessing.get_context("forkserver" if forkserver else "spawn")
+    if forkserver:
+        from multiprocessing.forkserver import ensure_running
+
         context.set_forkserver_preload(["__main__", "msprime"])  # imported once, for all workers
-    with ProcessPoolExecutor(n_workers, mp_context=context, initializer=start_worker) as executor:
+        os.environ["PYTHONWARNINGS"] = "ignore:resource_tracker"  # warns of what a killed run leaves
+        handler = signal.signal(signal.SIGINT, signal.SIG_IGN)  # and so in all workers
+        ensure_running()
+        signal.signal(signal.SIGINT, handler)
+    with ProcessPoolExecutor(n_workers, mp_context=context, initializer=follow_parent) as executor:
         try:
             yield executor
+        except BrokenProcessPool:
+            raise Problem(
+                "a simulating process was killed, perhaps as the memory was full: try fewer --workers."
+            ) from None
         except BaseException:
             for worker in multiprocessing.active_children():
                 worker.terminate()
@@ -544,33 +564,56 @@ def worker_pool(n_workers):
 
 
 @contextlib.contextmanager
-def staging(folder, name):
+def only_writer(folder, name):
+    """Keep other runs from writing the same set of files."""
+    from filelock import FileLock, Timeout
+
+    try:
+        with FileLock(folder / f".{name}.lock", timeout=1):
+            yield
+    except Timeout:
+        raise Problem(
+            f"another run is at work in {folder}: wait for it, or use another --data_dir."
+        ) from None
+
+
+@contextlib.contextmanager
+def staging(folder, name, resume=False):
     """A hidden folder whose files appear in `folder` when the block ends: all together, or not at all.
 
     The step that counts is to rename the complete set. Should anything stop the moves after it,
-    the next command finishes them.
+    the next run finishes them. With `resume`, an incomplete set is kept for another try.
     """
-    partial = folder / f".{name}.partial"
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    try:
-        yield partial
-        for path in partial.iterdir():
-            with path.open("rb+") as file:
-                os.fsync(file.fileno())
-        partial.rename(folder / f".{name}.complete")
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
-    finish_moves(folder)
+    partial, complete = folder / f".{name}.partial", folder / f".{name}.complete"
+    with only_writer(folder, name):
+        if not resume:
+            shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(exist_ok=resume)
+        try:
+            yield partial
+            for path in partial.iterdir():
+                with path.open("rb+") as file:
+                    os.fsync(file.fileno())
+            partial.rename(complete)
+        except BaseException:
+            if not resume:
+                shutil.rmtree(partial, ignore_errors=True)
+            raise
+        move_out(complete)
+
+
+def move_out(complete):
+    """Move the files of a complete set to where they belong."""
+    for path in complete.iterdir():
+        path.replace(complete.parent / path.name)
+    complete.rmdir()
 
 
 def finish_moves(folder):
-    """Move the files of complete sets to where they belong."""
+    """Do what is left of moves that a stopped run began."""
     for complete in folder.glob(".*.complete"):
-        for path in complete.iterdir():
-            path.replace(folder / path.name)
-        complete.rmdir()
+        with only_writer(folder, complete.stem.strip(".")):
+            move_out(complete)
 
 
 def checksums(*paths):
@@ -583,52 +626,85 @@ def checksums(*paths):
 
 
 def save_dataset(settings, branch, folder, name, n_workers):
-    """Simulate a dataset and write its four files.
+    """Simulate a dataset and write its four files, or go on with those that an earlier try left.
 
     The spectra go to the disk as they come, behind a header that already states how many they
-    will be: memory does not grow with the dataset.
+    will be. So memory does not grow with the dataset, and the file's length says how far it came.
     """
     n_rows = 2 * settings.n_reps
     shape = (n_rows, 2 * settings.sample_size.a + 1, 2 * settings.sample_size.b + 1, 1)
-    n_workers = min(n_workers or usable_cores(), math.ceil(n_rows / ROWS_PER_TASK))
+    packages = {package: version(package) for package in ("msprime", "tskit", "numpy")}
+    about = json.loads(json.dumps(asdict(settings) | {"versions": packages}))
     sfs_path, responses_path = folder / f"{name}_sfs.npy", folder / f"{name}_responses.npy"
-    with sfs_path.open("wb") as file, worker_pool(n_workers) as executor, progress(n_rows) as bar:
-        header = {"descr": "<i4", "fortran_order": False, "shape": shape}
-        np.lib.format.write_array_header_1_0(file, header)
-        for spectra in simulate_dataset(settings, branch, executor, ahead=4 * n_workers):
-            file.write(spectra.astype("<i4").tobytes())
-            bar.update(len(spectra))
-    np.save(responses_path, np.arange(n_rows, dtype=np.int32) % 2)
-    parameters = [replicate(settings, branch, row)[0] for row in range(n_rows)]
-    np.save(folder / f"{name}_parameters.npy", np.array(parameters, dtype=PARAMETERS))
-    save_json(
-        folder / f"{name}_settings.json",
-        asdict(settings)
-        | {"versions": {package: version(package) for package in ("msprime", "tskit", "numpy")}}
-        | {"sha256": checksums(sfs_path, responses_path)},
+    settings_path = folder / f"{name}_settings.json"
+    unfinished = load_json(settings_path) if settings_path.exists() else {}
+    unfinished.pop("sha256", None)
+    if unfinished != about:
+        if unfinished:
+            print("Discarding the unfinished simulations of other settings.")
+        for path in folder.iterdir():
+            path.unlink()
+    save_json(settings_path, about)
+
+    header = io.BytesIO()
+    np.lib.format.write_array_header_1_0(
+        header, {"descr": "<i4", "fortran_order": False, "shape": shape}
     )
+    start, row_bytes = header.tell(), 4 * math.prod(shape[1:])
+    with sfs_path.open("ab") as file:
+        done = max(0, file.tell() - start) // row_bytes
+        if done:
+            print(f"Going on after the {done:,} spectra that an interrupted run left.")
+            file.truncate(start + done * row_bytes)
+        else:
+            file.truncate(0)
+            file.write(header.getvalue())
+        needed = (n_rows - done) * row_bytes
+        if shutil.disk_usage(folder).free < needed:
+            raise Problem(
+                f"{folder.parent}: the disk has no room for {needed / 1e6:,.0f} MB of spectra."
+            )
+        n_workers = min(n_workers or usable_cores(), math.ceil((n_rows - done) / ROWS_PER_TASK) or 1)
+        with worker_pool(n_workers) as executor, progress(n_rows, done) as bar:
+            for spectra in simulate_dataset(settings, branch, executor, 4 * n_workers, done):
+                file.write(spectra.astype("<i4").tobytes())
+                file.flush()
+                bar.update(len(spectra))
+
+    save_array(responses_path, np.arange(n_rows, dtype=np.int32) % 2)
+    parameters = (replicate(settings, branch, row)[0] for row in range(n_rows))
+    save_array(folder / f"{name}_parameters.npy", np.fromiter(parameters, PARAMETERS, n_rows))
+    save_json(settings_path, about | {"sha256": checksums(sfs_path, responses_path)})
+
+
+def save_array(path, array):
+    """Like `numpy.save`, which would not say why a full disk took no more."""
+    buffer = io.BytesIO()
+    np.save(buffer, array)
+    path.write_bytes(buffer.getbuffer())
+
+
+class Dataset(NamedTuple):
+    """Spectra to learn from.
+
+    Attributes
+    ----------
+    sfs : numpy.memmap, shape (N, a, b, 1)
+    responses : numpy.memmap of int, shape (N,)
+    checksums : dict of str to str
+    settings : SimulationSettings or None
+        None where there is no settings file, or one that belongs to other arrays.
+    """
+
+    sfs: np.ndarray
+    responses: np.ndarray
+    checksums: dict
+    settings: SimulationSettings | None
 
 
 def load_dataset(folder):
-    """The simulated spectra, checked.
-
-    Parameters
-    ----------
-    folder : pathlib.Path
-
-    Returns
-    -------
-    sfs : numpy.memmap, shape (N, a, b, 1)
-    responses : numpy.memmap of int, shape (N,)
-    settings : SimulationSettings or None
-        None where there is no settings file, or one that belongs to other arrays.
-
-    Raises
-    ------
-    Problem
-        If the files are missing, unreadable, or nothing to learn from.
-    """
-    paths = sfs_path, responses_path = folder / "simulated_sfs.npy", folder / "simulated_responses.npy"
+    """The `Dataset` in a folder, checked; a `Problem` if there is nothing to learn from."""
+    sfs_path, responses_path = folder / "simulated_sfs.npy", folder / "simulated_responses.npy"
     sfs, responses = load_array(sfs_path), load_array(responses_path)
     if sfs.ndim != 4 or sfs.shape[3] != 1 or not all(n > 2 and n % 2 for n in sfs.shape[1:3]):
         raise Problem(f"{sfs_path}: shape {sfs.shape} is not (N, 2 * n_A + 1, 2 * n_B + 1, 1).")
@@ -644,14 +720,15 @@ def load_dataset(folder):
         )
     if min((responses == 0).sum(), (responses == 1).sum()) < 5:
         raise Problem(f"{responses_path}: learning takes at least 5 spectra of each model.")
-    settings_path = folder / "simulated_settings.json"
-    saved = load_json(settings_path) if settings_path.exists() else {}
-    if not saved:
-        return sfs, responses, None
-    if saved.get("sha256") != checksums(*paths):
-        print(f"{settings_path} belongs to other arrays than these, whose settings are thus not known.")
-        return sfs, responses, None
-    return sfs, responses, saved_settings(SimulationSettings, saved, settings_path)
+    settings, settings_path = None, folder / "simulated_settings.json"
+    sums = checksums(sfs_path, responses_path)
+    if settings_path.exists():
+        saved = load_json(settings_path)
+        if saved.get("sha256") == sums:
+            settings = saved_settings(SimulationSettings, saved, settings_path)
+        else:
+            print(f"{settings_path} belongs to other arrays. How these were simulated is not known.")
+    return Dataset(sfs, responses, sums, settings)
 
 
 def load_array(path):
@@ -662,14 +739,18 @@ def load_array(path):
             raise ValueError(f"its type is {array.dtype}")
     except FileNotFoundError:
         raise Problem(f"{path} is missing: run runml --simulate first.") from None
-    except (OSError, ValueError, EOFError, AttributeError) as error:
-        raise Problem(f"{path} is no array of numbers ({error}): run runml --simulate anew.") from None
+    except Exception as error:  # a broken file can make NumPy raise anything
+        raise Problem(
+            f"{path} is no array of numbers ({one_line(error)}): run runml --simulate anew."
+        ) from None
     return array
 
 
 def save_json(path, content):
-    """Write a dictionary for people and programs to read."""
-    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    """Write a dictionary, in one step, for people and programs to read."""
+    beside = path.with_suffix(".new")
+    beside.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    beside.replace(path)
 
 
 def load_json(path):
@@ -677,7 +758,7 @@ def load_json(path):
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
-        raise Problem(f"{path} cannot be read ({error}).") from None
+        raise Problem(f"{path} cannot be read ({one_line(error)}).") from None
     if not isinstance(content, dict):
         raise Problem(f"{path} holds no settings.")
     return content
@@ -700,34 +781,44 @@ def saved_settings(kind, saved, where):
 NOTES = "runml.json"
 
 
+class Notes(NamedTuple):
+    """What a model remembers: how it was trained, on which arrays, and how those were simulated."""
+
+    training: TrainingSettings
+    data: dict
+    simulations: SimulationSettings | None
+
+
 def save_model(path, model, notes):
-    """Save a model, without its optimizer, and a dictionary of notes on it."""
+    """Save a model, without its optimizer, and its `Notes`."""
     quiet_keras().Model(model.input, model.output).save(path)
+    written = {
+        "training": asdict(notes.training),
+        "data": notes.data,
+        "simulations": notes.simulations and asdict(notes.simulations),
+    }
     with zipfile.ZipFile(path, "a") as archive:
-        archive.writestr(NOTES, json.dumps(notes, indent=2))
+        archive.writestr(NOTES, json.dumps(written, indent=2))
 
 
 def load_notes(path):
-    """What was noted with a model, read without Keras.
-
-    Returns
-    -------
-    training : TrainingSettings
-    simulations : SimulationSettings or None
-        None for a model trained on arrays without settings.
-    """
+    """The `Notes` of a saved model, read without Keras."""
     try:
         with zipfile.ZipFile(path) as archive:
             notes = json.loads(archive.read(NOTES))
-        training, simulations = notes["training"], notes["simulations"]
+        training = saved_settings(TrainingSettings, notes["training"], path)
+        simulations = notes["simulations"]
+        return Notes(
+            training,
+            notes["data"],
+            simulations and saved_settings(SimulationSettings, simulations, path),
+        )
     except FileNotFoundError:
         raise Problem(f"{path} is missing: run runml --train first.") from None
-    except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
-        raise Problem(f"{path} is no model of this script ({error}): run runml --train anew.") from None
-    return (
-        saved_settings(TrainingSettings, training, path),
-        simulations and saved_settings(SimulationSettings, simulations, path),
-    )
+    except Exception as error:  # a broken archive can make zipfile raise anything
+        raise Problem(
+            f"{path} is no model of this script ({one_line(error)}): run runml --train anew."
+        ) from None
 
 
 def load_model(path):
@@ -737,13 +828,19 @@ def load_model(path):
         model = keras.models.load_model(path)
         if len(model.input_shape) != 4 or model.output_shape != (None, 2):
             raise ValueError(f"it takes {model.input_shape} and returns {model.output_shape}")
-    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-        reason = str(error).strip().partition("\n")[0]
-        raise Problem(f"{path} is no model of this script ({reason}): run runml --train anew.") from None
+    except Exception as error:  # and so can a broken model make Keras
+        raise Problem(
+            f"{path} is no model of this script ({one_line(error)}): run runml --train anew."
+        ) from None
     return model
 
 
 # ======================================= 10. The screen =======================================
+
+
+def one_line(error):
+    """The first line of what an error says."""
+    return (str(error).strip() or type(error).__name__).partition("\n")[0]
 
 
 def quiet_keras():
@@ -777,21 +874,20 @@ def held_stderr():
             os.close(stderr)
 
 
-def progress(total):
+def progress(total, done):
     """A bar that moves on a terminal; in a pipe or a log, a line after each tenth."""
     from tqdm import tqdm
 
     class Lines(tqdm):
         def display(self, msg=None, pos=None):
-            if self.n and msg is None:
+            if self.n > self.initial and msg is None:
                 print(self)
 
     if sys.stderr.isatty():
-        return tqdm(total=total, unit=" SFS")
+        return tqdm(total=total, initial=done, unit=" SFS")
     line = "{n_fmt} of {total_fmt} SFS, {rate_fmt}, {remaining} left"
-    return Lines(
-        total=total, unit=" SFS", miniters=total / 10, mininterval=0, leave=False, bar_format=line
-    )
+    tenths = {"miniters": total / 10, "mininterval": 0, "leave": False, "bar_format": line}
+    return Lines(total=total, initial=done, unit=" SFS", **tenths)
 
 
 def epoch_printer(n_epochs):
@@ -841,46 +937,47 @@ def simulate(folder, typed):
     settings, run = chosen(SimulationSettings, typed), chosen(RunSettings, typed)
     print(f"Simulating {settings.n_reps:,} replicates of each model.")
     start = time.perf_counter()
-    with staging(folder, "simulated") as partial:
+    with staging(folder, "simulated", resume=True) as partial:
         save_dataset(settings, SIMULATE, partial, "simulated", run.workers)
     seconds = time.perf_counter() - start
     n_rows = 2 * settings.n_reps
-    print(
-        f"{n_rows:,} joint SFS saved in {folder} after {seconds:.0f} s, {n_rows / seconds:.0f} a second."
-    )
+    print(f"{n_rows:,} joint SFS saved in {folder} after {seconds:.0f} s.")
 
 
 def train(folder, typed):
     """`runml --train`: from the dataset to a model."""
     start = time.perf_counter()
-    sfs, responses, simulations = load_dataset(folder)
-    saved = TrainingSettings(seed=simulations.seed) if simulations else None
+    data, path = load_dataset(folder), folder / "trained_model.keras"
+    saved = data.settings and TrainingSettings(seed=data.settings.seed)
     settings = chosen(TrainingSettings, typed, saved)
-    model, history = train_network(sfs, responses, settings)
+    with contextlib.suppress(Problem):
+        if load_notes(path).data != data.checksums:
+            print(f"{path} was trained on other data, and is to be replaced.")
+    model, history = train_network(data.sfs, data.responses, settings)
     with staging(folder, "trained") as partial:
-        notes = {"training": asdict(settings), "simulations": simulations and asdict(simulations)}
-        save_model(partial / "trained_model.keras", model, notes)
+        save_model(partial / path.name, model, Notes(settings, data.checksums, data.settings))
     print(f"Validation accuracy {history['val_accuracy'][-1]:.4f}, loss {history['val_loss'][-1]:.4f}.")
-    print(f"Model saved in {folder / 'trained_model.keras'} after {time.perf_counter() - start:.0f} s.")
+    print(f"Model saved in {path} after {time.perf_counter() - start:.0f} s.")
 
 
 def test(folder, typed):
     """`runml --test`: from the model and a fresh dataset to a verdict."""
     path = folder / "trained_model.keras"
-    _, trained_under = load_notes(path)
+    trained_under = load_notes(path).simulations
     model = load_model(path)
     if trained_under is None:
         print("The settings behind the model are not known: testing under those typed and the defaults.")
     sample_size = PerSpecies(*(n // 2 for n in model.input_shape[1:3]))
     run = chosen(RunSettings, typed)
-    settings = chosen(
-        SimulationSettings, typed, trained_under or SimulationSettings(sample_size=sample_size)
-    )
-    settings = replace(settings, n_reps=run.n_test_reps)
+    saved = trained_under or SimulationSettings(sample_size=sample_size)
+    settings = replace(chosen(SimulationSettings, typed, saved), n_reps=run.n_test_reps)
     if settings.sample_size != sample_size:
-        raise Problem(
-            f"--sample_size {shown(settings.sample_size)}: the model was made for {shown(sample_size)}."
-        )
+        wanted, got = shown(sample_size), shown(settings.sample_size)
+        raise Problem(f"--sample_size {got}: the model takes spectra of {wanted} diploid individuals.")
+    for name, value in asdict(settings).items():
+        if trained_under and name not in ("n_reps", "seed") and value != asdict(trained_under)[name]:
+            trained_value = shown(asdict(trained_under)[name])
+            print(f"Testing under --{name} {shown(value)}; the model was trained under {trained_value}.")
     print(f"Simulating {settings.n_reps:,} fresh replicates of each model.")
     with staging(folder, "test") as partial:
         save_dataset(settings, TEST, partial, "test", run.workers)
@@ -894,12 +991,13 @@ def test(folder, typed):
 # ==================================== 12. The command line ====================================
 
 MODES = {"simulate": simulate, "train": train, "test": test}
+KINDS = (SimulationSettings, TrainingSettings, RunSettings)
+OPTIONS = {setting.name: setting for kind in KINDS for setting in fields(kind)}
 USES = {  # the options that each mode has a use for
     "simulate": {setting.name for setting in fields(SimulationSettings)} | {"workers"},
     "train": {setting.name for setting in fields(TrainingSettings)},
-    "test": {setting.name for setting in fields(SimulationSettings)} - {"n_reps"}
-    | {"n_test_reps", "workers"},
 }
+USES["test"] = USES["simulate"] - {"n_reps"} | {"n_test_reps"}
 
 
 def is_number(word):
@@ -976,38 +1074,28 @@ def command_line():
     modes = parser.add_argument_group("what to do; together they run in this order")
     modes.add_argument("--simulate", action="store_true", help="simulate joint SFS under both models")
     modes.add_argument("--train", action="store_true", help="train the network on what was simulated")
-    modes.add_argument(
-        "--test",
-        action="store_true",
-        help="test it on a fresh set, under the settings it was trained for",
-    )
+    modes.add_argument("--test", action="store_true", help="test it, once, on a fresh set")
     everywhere = parser.add_argument_group("every mode")
     everywhere.add_argument(
-        "--data_dir", metavar="FOLDER", type=Path, help="folder of all files (default: data)"
+        "--data_dir", metavar="FOLDER", type=Path, help="where files are (default: data)"
     )
     groups = {
-        SimulationSettings: parser.add_argument_group("what is simulated (--simulate)"),
-        TrainingSettings: parser.add_argument_group("the network and how it learns (--train)"),
-        RunSettings: parser.add_argument_group(
-            "how much is tested (--test), and on how many cores (--simulate, --test)"
-        ),
+        "simulate": parser.add_argument_group("what is simulated (--simulate)"),
+        "train": parser.add_argument_group("the network and how it learns (--train)"),
+        "test": parser.add_argument_group("how much is tested (--test)"),
     }
-    for kind, group in groups.items():
-        for setting in fields(kind):
-            if setting.name == "seed":
-                group = everywhere
-                if kind is TrainingSettings:
-                    continue
-            if setting.type is PerSpecies:
-                form = {"nargs": "+", "metavar": ("A", "B")}
-            elif setting.type is Prior:
-                form = {"nargs": 2, "metavar": ("LOW", "HIGH")}
-            else:
-                form = {"nargs": 1, "metavar": "N" if setting.type is int else "X"}
-            default = "all usable" if setting.name == "workers" else shown(setting.default)
-            group.add_argument(
-                f"--{setting.name}", help=f"{setting.metadata['meaning']} (default: {default})", **form
-            )
+    for name, setting in OPTIONS.items():
+        owners = [mode for mode in MODES if name in USES[mode]]
+        group = everywhere if name in ("seed", "workers") else groups[owners[0]]
+        default = "all usable cores" if name == "workers" else shown(setting.default)
+        form = {"nargs": 1, "metavar": "N" if setting.type is int else "X"}
+        if setting.type is Prior:
+            form = {"nargs": 2, "metavar": ("LOW", "HIGH")}
+        elif setting.type is PerSpecies:
+            form = {"nargs": "+", "metavar": ("A", "B")}
+        group.add_argument(
+            f"--{name}", help=f"{setting.metadata['meaning']} (default: {default})", **form
+        )
     return parser
 
 
@@ -1020,23 +1108,32 @@ def parse(argv):
     folder = typed.pop("data_dir", Path("data"))
     if not modes:
         parser.error("say what to do: --simulate, --train or --test (see runml --help)")
-    for kind in (SimulationSettings, TrainingSettings, RunSettings):
-        for setting in fields(kind):
-            if isinstance(typed.get(setting.name), list):
-                try:
-                    typed[setting.name] = checked(
-                        setting, [word.strip() for word in typed[setting.name]]
-                    )
-                except ValueError as error:
-                    parser.error(f"--{setting.name} {error}")
-    useful = set().union(*(USES[mode] for mode in modes))
-    for name in [name for name in typed if name not in useful]:
+    for name, words in typed.items():
+        try:
+            typed[name] = checked(OPTIONS[name], [word.strip() for word in words])
+        except ValueError as error:
+            parser.error(f"--{name} {error}")
+    for name in sorted(typed.keys() - set().union(*(USES[mode] for mode in modes))):
         what, saved = saved_beside(folder, modes)
         if name not in saved:
             parser.error(f"--{name} has no use in {' '.join(f'--{mode}' for mode in modes)}")
         if saved[name] != typed[name]:
             parser.error(f"--{name} {shown(typed[name])}: {what} with {shown(saved[name])}")
+    if "simulate" in modes and (reason := why_senseless(chosen(SimulationSettings, typed))):
+        parser.error(reason)
     return modes, folder, typed
+
+
+def why_senseless(settings):
+    """What is wrong with settings that are each possible, but not together; None if nothing is."""
+    if not settings.migration_prior.high:
+        return "--migration_prior 0 0: without migrants the two models are one"
+    sites = settings.n_loci * settings.sequence_length
+    # Some generations in which a site may mutate: both species' since the split, then their ancestor's.
+    snps = settings.mutation_rate * sites * 2 * (settings.tdiv_prior.high + 4 * settings.ne_prior.high)
+    if snps > 1e8:
+        return f"--mutation_rate, --sequence_length, --n_loci: together {snps:.0e} SNPs are too many"
+    return None
 
 
 def saved_beside(folder, modes):
@@ -1044,10 +1141,11 @@ def saved_beside(folder, modes):
     if "simulate" in modes:
         return "", {}
     if "train" in modes:
-        settings = load_dataset(folder)[-1]
+        settings = load_dataset(folder).settings
         return "the data were simulated", asdict(settings) if settings else {}
-    training, simulations = load_notes(folder / "trained_model.keras")
-    return "the model was trained", (asdict(simulations) if simulations else {}) | asdict(training)
+    notes = load_notes(folder / "trained_model.keras")
+    simulations = asdict(notes.simulations) if notes.simulations else {}
+    return "the model was trained", simulations | asdict(notes.training)
 
 
 def main(argv=None):
@@ -1055,18 +1153,25 @@ def main(argv=None):
     sys.stdout.reconfigure(line_buffering=True)  # a log shows each line as it is printed
     try:
         modes, folder, typed = parse(sys.argv[1:] if argv is None else argv)
+        if "simulate" in modes:
+            folder.mkdir(parents=True, exist_ok=True)
+        elif not folder.is_dir():
+            raise Problem(f"there is no folder {folder}: run runml --simulate first.")
         finish_moves(folder)
         for mode in modes:
             MODES[mode](folder, typed)
     except Problem as problem:
         print(f"runml: error: {problem}", file=sys.stderr)
         return 1
-    except OSError as error:
-        print(f"runml: error: {error.filename or ''}: {error.strerror or error}", file=sys.stderr)
+    except BrokenPipeError:  # nobody reads on; nor shall Python try to write at its end
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
-    except KeyboardInterrupt:
-        print("runml: interrupted; nothing was changed.", file=sys.stderr)
-        return 130
+    except OSError as error:
+        print(
+            f"runml: error: {error.filename or folder}: {error.strerror or one_line(error)}",
+            file=sys.stderr,
+        )
+        return 1
     return 0
 
 

@@ -26,7 +26,7 @@ def run(capsys, *words):
 
 def test_the_lesson_from_end_to_end(trained):
     folder, done = trained
-    assert {path.name for path in folder.iterdir()} == {
+    assert {path.name for path in folder.iterdir() if not path.name.endswith(".lock")} == {
         *(
             f"simulated_{part}"
             for part in ("sfs.npy", "responses.npy", "parameters.npy", "settings.json")
@@ -139,12 +139,31 @@ def test_test_uses_the_settings_of_the_model_and_a_fresh_branch(tmp_path, traine
     assert not np.array_equal(np.load(tmp_path / "test_sfs.npy"), first)
 
 
+def test_train_says_that_it_replaces_a_model_of_other_data(tmp_path, trained, capsys):
+    shutil.copytree(trained[0], tmp_path, dirs_exist_ok=True)
+    words = ("--train", "--epochs", 1, "--data_dir", tmp_path)
+    assert "other data" not in run(capsys, *words)[1]
+    run(capsys, "--simulate", *SMALL, "--data_dir", tmp_path)
+    assert "trained on other data, and is to be replaced" in run(capsys, *words)[1]
+    assert "other data" not in run(capsys, *words)[1]
+
+
+def test_testing_under_other_settings_is_said(tmp_path, trained, capsys):
+    shutil.copytree(trained[0], tmp_path, dirs_exist_ok=True)
+    words = ("--test", "--n_test_reps", 5, "--data_dir", tmp_path)
+    status, printed, _ = run(capsys, *words, "--mutation_rate", 2e-7)
+    assert status == 0
+    assert "Testing under --mutation_rate 2e-07; the model was trained under 1e-07." in printed
+    assert json.loads((tmp_path / "test_settings.json").read_text())["mutation_rate"] == 2e-7
+    assert "trained under" not in run(capsys, *words)[1]
+
+
 def test_arrays_without_settings_are_welcome(tmp_path, trained, capsys):
     for name in ("simulated_sfs.npy", "simulated_responses.npy"):
         shutil.copy(trained[0] / name, tmp_path)
     status, _, _ = run(capsys, "--train", "--epochs", 1, "--data_dir", tmp_path)
     assert status == 0
-    assert runml.load_notes(tmp_path / "trained_model.keras")[1] is None
+    assert runml.load_notes(tmp_path / "trained_model.keras").simulations is None
     words = ("--test", "--n_test_reps", 5, "--sequence_length", 4000, "--data_dir", tmp_path)
     status, printed, _ = run(capsys, *words)
     assert status == 0
@@ -160,7 +179,7 @@ def test_settings_of_other_arrays_are_passed_over(tmp_path, trained, capsys):
     status, printed, _ = run(capsys, "--train", "--epochs", 1, "--data_dir", tmp_path)
     assert status == 0
     assert "belongs to other arrays" in printed
-    assert runml.load_notes(tmp_path / "trained_model.keras")[1] is None
+    assert runml.load_notes(tmp_path / "trained_model.keras").simulations is None
 
 
 def test_help_is_complete_and_grouped(capsys):
@@ -242,6 +261,30 @@ USAGE = [
     (["--test", "--layers", "3", "--n_test_reps", "2"], "trained with 2"),
     (["--test", "--n_reps", "7"], "trained with 200"),
     (["--test", "--n_test_reps", "0"], "--n_test_reps"),
+    (["--simulate", "--migration_prior", "0", "0"], "--migration_prior"),
+    (["--simulate", "--n_loci", "1e6"], "--n_loci"),
+    (["--simulate", "--mutation_rate", "0.01"], "--mutation_rate"),
+    (["--simulate", "--tdiv_prior"], "--tdiv_prior"),
+    (["--train", "--epochs"], "--epochs"),
+    (["--train", "--epochs", "--layers", "2"], "--epochs"),
+    (["--train", "--epochs=ten"], "--epochs"),
+    (["--train", "--learning-rate", "1e-5"], "--learning-rate"),
+    (["--train", "--TEST"], "--TEST"),
+    (["--simulate=yes"], "--simulate"),
+    (["--simulate", "--n_reps", "5,000"], "--n_reps"),
+    (["--simulate", "--n_reps", ""], "--n_reps"),
+    (["--simulate", "--n_reps", "0x10"], "--n_reps"),
+    (["--simulate", "--sequence_length", "100kb"], "--sequence_length"),
+    (["--simulate", "--ne_prior", "1e4", "1e5", "1e6"], "1e6"),
+    (["--simulate", "--ne_prior", "1e4-1e5"], "--ne_prior"),
+    (["--test", "--learning_rate", "1e-5"], "trained with 0.0001"),
+    (["--test", "--dropout", "0.3"], "--dropout"),
+    (["--train", "--n_reps", "5000"], "simulated with 200"),
+    (["--train", "--gene_flow_fraction", "1"], "simulated with 0.5"),
+    (["--train", "--tdiv_prior", "1", "2"], "50000 500000"),
+    (["--predict"], "--predict"),
+    (["train"], "train"),
+    (["--data_dir"], "--data_dir"),
 ]
 
 
@@ -257,6 +300,10 @@ def test_usage_errors(trained, capsys, words, culprit):
     assert error.count("\n") == 1
     assert culprit in error
     assert contents(trained[0]) == before
+
+
+def test_the_table_of_bad_invocations_is_long():
+    assert len(USAGE) + len(BROKEN) >= 120
 
 
 def test_what_agrees_with_what_was_saved_may_be_typed(tmp_path, trained, capsys):
@@ -366,16 +413,20 @@ def test_a_data_folder_that_cannot_be(tmp_path, capsys, obstacle):
     assert error.count("\n") == 1
 
 
+def visible(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.name[0] != "."}
+
+
 def test_set_of_files_appears_whole_or_not_at_all(tmp_path):
     (tmp_path / "a").write_text("old")
     with pytest.raises(ZeroDivisionError), runml.staging(tmp_path, "set") as partial:
         (partial / "a").write_text("new")
         1 / 0  # noqa: B018
-    assert contents(tmp_path) == {runml.Path("a"): b"old"}
+    assert visible(tmp_path) == {"a": b"old"}
     with runml.staging(tmp_path, "set") as partial:
         (partial / "a").write_text("new")
         (partial / "b").write_text("new")
-    assert contents(tmp_path) == {runml.Path("a"): b"new", runml.Path("b"): b"new"}
+    assert visible(tmp_path) == {"a": b"new", "b": b"new"}
 
 
 def test_moves_that_were_stopped_are_finished_by_the_next_command(tmp_path, capsys):
@@ -384,7 +435,7 @@ def test_moves_that_were_stopped_are_finished_by_the_next_command(tmp_path, caps
     (complete / "b").write_text("new")
     (tmp_path / "a").write_text("new")  # moved already
     run(capsys, "--train", "--data_dir", tmp_path)
-    assert contents(tmp_path) == {runml.Path("a"): b"new", runml.Path("b"): b"new"}
+    assert visible(tmp_path) == {"a": b"new", "b": b"new"}
     assert not complete.exists()
 
 

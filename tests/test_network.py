@@ -1,7 +1,6 @@
 """The network, its training and the figures of the test."""
 
 import json
-import zipfile
 
 import numpy as np
 import pytest
@@ -152,12 +151,12 @@ def test_a_saved_model_predicts_the_same_anywhere(tmp_path, toy_data):
     sfs, responses = toy_data
     model, _ = runml.train_network(sfs, responses, runml.TrainingSettings(epochs=1))
     path = tmp_path / "trained_model.keras"
-    runml.save_model(path, model, {"training": {}, "simulations": None})
+    notes = runml.Notes(runml.TrainingSettings(layers=3), {"a": "b"}, runml.SimulationSettings(seed=5))
+    runml.save_model(path, model, notes)
     reloaded = keras.models.load_model(path, safe_mode=True)  # plain Keras, raw counts
     np.testing.assert_array_equal(model.predict(sfs, verbose=0), reloaded.predict(sfs, verbose=0))
     assert reloaded.predict(sfs, verbose=0).shape == (200, 2)
-    with zipfile.ZipFile(path) as archive:
-        assert json.loads(archive.read(runml.NOTES)) == {"training": {}, "simulations": None}
+    assert runml.load_notes(path) == notes
 
 
 def test_evaluate_against_hand_and_library():
