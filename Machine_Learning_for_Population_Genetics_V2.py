@@ -96,9 +96,11 @@ class SimulationSettings:
     n_loci: int = option(1, "[1, 1e6]", "independent loci, whose spectra are added up")
     mutation_rate: float = option(1e-7, "(0, 0.01]", "per base pair per generation")
     recombination_rate: float = option(1e-8, "[0, 0.5]", "per base pair per generation")
-    tdiv_prior: Prior = option(Prior(50_000, 500_000), "(0, 1e9]", "divergence time, generations")
+    tdiv_prior: Prior = option(Prior(50_000.0, 500_000.0), "(0, 1e9]", "divergence time, generations")
     ne_prior: Prior = option(
-        Prior(10_000, 100_000), "[1, 1e9]", "size of the ancestor, of A and of B, diploid individuals"
+        Prior(10_000.0, 100_000.0),
+        "[1, 1e9]",
+        "size of the ancestor, of A and of B, diploid individuals",
     )
     migration_prior: Prior = option(
         Prior(1e-6, 1e-4),

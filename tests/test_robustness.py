@@ -440,16 +440,20 @@ def test_a_read_only_folder(tiny_disk, trained):
 
 
 def test_two_runs_in_one_folder(tmp_path, both):
-    argv = ("--simulate", *SMALL, "--seed", 2, "--data_dir", tmp_path)
-    first = subprocess.Popen([*SCRIPT, *map(str, argv)], stdout=subprocess.DEVNULL)
+    """The second waits a second for the first to end, and is then refused."""
+    argv = ("--n_reps", 600, "--sequence_length", 20_000, "--data_dir", tmp_path)
+    first = subprocess.Popen(
+        [*SCRIPT, "--simulate", "--seed", "2", *map(str, argv)], stdout=subprocess.DEVNULL
+    )
     while not (tmp_path / ".simulated.partial").exists():
         time.sleep(0.01)
-    second = command("--simulate", *SMALL, "--seed", 1, "--data_dir", tmp_path)
+    second = command("--simulate", "--seed", 1, *argv)
+    assert first.poll() is None
     assert second.returncode == 1
     assert is_one_line_error(second)
     assert "another run is at work" in second.stderr
     assert first.wait() == 0
-    assert dataset_files(tmp_path) == dataset_files(both[2][0])
+    assert runml.load_dataset(tmp_path).settings.seed == 2
 
 
 def test_a_reader_that_leaves(tmp_path):
