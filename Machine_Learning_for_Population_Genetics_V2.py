@@ -321,14 +321,14 @@ def simulate_dataset(settings, branch, executor, ahead, first_row=0):
 
 # ====================================== 5. The network ======================================
 
-FILTERS = 8  # of the convolution; more of them cost time and gain nothing here
+FILTERS = 12  # of the convolution; more of them cost time and gain nothing here
 UNITS = 64  # in the first hidden layer
 
 # Adam moves a weight by about the learning rate a step, however steep the loss is. At the lesson's
 # 1e-5 a usual network hardly leaves its starting point in ten epochs. So each layer's input is
 # multiplied by a gain and its initial weights are divided by it: the network starts as the same
 # function, but each step now counts that much more (Yang & Hu 2021 discuss such choices).
-GAIN = 25
+GAIN = 20
 
 
 def build_network(shape, settings):

@@ -44,7 +44,7 @@ def test_gain_leaves_the_starting_function_as_it_is(monkeypatch):
         until_last_hidden = keras.Model(model.input, model.layers[-3].output)
         return np.asarray(until_last_hidden(np.arange(98.0).reshape(2, 7, 7, 1)))
 
-    np.testing.assert_allclose(hidden_output(25), hidden_output(1), rtol=1e-3)
+    np.testing.assert_allclose(hidden_output(runml.GAIN), hidden_output(1), rtol=1e-3)
 
 
 def test_network_starts_undecided():
