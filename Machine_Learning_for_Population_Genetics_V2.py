@@ -21,13 +21,13 @@ import signal
 import sys
 
 if __name__ == "__main__":
-    # From here on Ctrl-C and SIGTERM end a run with one line. There is nothing to tidy up: what is
-    # unfinished is hidden until the next run, and the workers go when their parent is gone.
-    screen = os.dup(2)
+    # From here on Ctrl-C and SIGTERM end a run with one line. There is nothing to tidy up: unfinished
+    # files are hidden until the next run, and the workers go when their parent is gone.
+    screen = os.dup(2)  # stays the screen while `held_stderr` holds 2
 
     def stop(signal_number, _frame):
         """Answer a signal."""
-        line = "runml: stopped; earlier results are as they were.\n"
+        line = "runml: stopped; what was not finished has replaced nothing.\n"
         os.write(screen, ("\n" + line if os.isatty(screen) else line).encode())
         os._exit(128 + signal_number)
 
@@ -58,7 +58,7 @@ import numpy as np
 
 # ==================================== 1. Settings ====================================
 #
-# Every default, what it means and what it may be stands here, and nowhere else.
+# The default of every option, the interval it must lie in, and what it means.
 
 
 class Problem(Exception):  # noqa: N818
@@ -90,7 +90,7 @@ class SimulationSettings:
 
     n_reps: int = option(5_000, "[1, 1e7]", "training replicates per model")
     sample_size: PerSpecies = option(
-        PerSpecies(10, 10), "[1, 250]", "diploid individuals sampled: of both species, or of A and B"
+        PerSpecies(10, 10), "[1, 250]", "diploid individuals per species: one number, or two for A and B"
     )
     sequence_length: int = option(100_000, "[1, 1e9]", "base pairs of one locus")
     n_loci: int = option(1, "[1, 1e6]", "independent loci, whose spectra are added up")
@@ -105,10 +105,10 @@ class SimulationSettings:
     migration_prior: Prior = option(
         Prior(1e-6, 1e-4),
         "[0, 1]",
-        "share of a species that are migrants from the other, per generation",
+        "share of each species that are migrants from the other, per generation",
     )
     gene_flow_fraction: float = option(
-        0.5, "(0, 1]", "share of the time since divergence, back from today, that has gene flow"
+        0.5, "(0, 1]", "share of the time since divergence, back from today, with gene flow"
     )
     seed: int = option(1234, "[0, 4294967295]", "one number fixes every result")
 
@@ -127,13 +127,13 @@ class TrainingSettings:
 
 @dataclass(frozen=True)
 class RunSettings:
-    """How much is tested, and with how many processes. Neither changes what is simulated."""
+    """How much is tested, and with how many processes. Neither changes what a replicate is."""
 
     n_test_reps: int = option(500, "[1, 1e7]", "test replicates per model")
-    workers: int = option(0, "[1, 4096]", "processes that simulate")
+    workers: int = option(0, "[1, 4096]", "processes that simulate")  # 0: as many as there are cores
 
 
-# One seed grows three branches. Their random numbers never meet, whatever the seed.
+# One seed grows three branches, whose random numbers are independent whatever the seed.
 SIMULATE, TEST, TRAIN = range(3)
 
 
@@ -151,7 +151,7 @@ PARAMETERS = np.dtype(
 
 
 def draw_parameters(settings, response, rng):
-    """Draw one species pair from the priors.
+    """Draw one pair of species from the priors, each parameter independently.
 
     Parameters
     ----------
@@ -177,11 +177,11 @@ def draw_parameters(settings, response, rng):
 
 
 def demographic_model(settings, parameters):
-    """An ancestor that splits into A and B, which later exchange migrants.
+    """An ancestor that splits into A and B, which may exchange migrants.
 
-    Time runs backwards from today: migration between A and B goes on for `gene_flow_fraction` of
-    the time since their divergence, then stops. That is secondary contact, or, where the fraction
-    is 1, isolation with migration.
+    Time runs backwards from today: migration, as strong from A to B as from B to A, goes on for
+    `gene_flow_fraction` of the time since their divergence, then stops. That is secondary contact
+    or, where the fraction is 1, isolation with migration.
 
     Parameters
     ----------
@@ -215,10 +215,11 @@ def simulate_sfs(settings, parameters, rng):
     """Simulate the genomes of both samples and count their SNPs in a joint SFS.
 
     msprime gives the genealogies along the sequence. Under infinite sites, the mutations on a
-    branch are Poisson, with a mean of mutation rate x length of the branch x span of sequence. So
-    the SNPs in a cell are Poisson too, with the mutation rate x the area of all branches whose
-    mutations would land there. Drawing that number is exact, and half the work of placing
-    every mutation (see Hudson 1990 for the coalescent with mutations).
+    branch are Poisson, with a mean of mutation rate x length of the branch x span of sequence
+    (Hudson 1990). So the SNPs in a cell of the SFS are Poisson too, with the mutation rate x the
+    area of all branches whose mutations would land there. Drawing that number is exact, and takes
+    a twentieth of the time of placing mutations one by one. (Where sites mutate twice, as msprime's
+    finite sites do, there are some percent fewer SNPs.)
 
     Parameters
     ----------
@@ -234,12 +235,12 @@ def simulate_sfs(settings, parameters, rng):
     """
     import msprime
 
-    genealogies = msprime.sim_ancestry(
+    loci = msprime.sim_ancestry(
         samples={"A": settings.sample_size.a, "B": settings.sample_size.b},
         demography=demographic_model(settings, parameters),
         sequence_length=settings.sequence_length,
         recombination_rate=settings.recombination_rate,
-        num_replicates=settings.n_loci,
+        num_replicates=settings.n_loci,  # what msprime calls replicates are our loci
         random_seed=rng.integers(1, 2**32),
         record_provenance=False,
     )
@@ -250,9 +251,9 @@ def simulate_sfs(settings, parameters, rng):
             polarised=True,
             span_normalise=False,
         )
-        for trees in genealogies
+        for trees in loci
     )
-    branch_area[0, 0] = branch_area[-1, -1] = 0  # alleles that all carry, or none, are no SNPs
+    branch_area[0, 0] = branch_area[-1, -1] = 0  # an allele that none or all carry is no SNP
     return rng.poisson(settings.mutation_rate * branch_area).astype(np.int32)
 
 
@@ -261,8 +262,8 @@ def simulate_sfs(settings, parameters, rng):
 ROWS_PER_TASK = 10
 
 
-def replicate(settings, branch, row):
-    """What is random in one row of a dataset: a function of settings, seed and place alone.
+def draw_row(settings, branch, row):
+    """The parameters of one row of a dataset, a function of settings, seed and place alone.
 
     Parameters
     ----------
@@ -285,8 +286,8 @@ def replicate(settings, branch, row):
 
 def simulate_rows(settings, branch, rows):
     """The spectra of some rows of a dataset, shape (rows, 2 * n_A + 1, 2 * n_B + 1, 1)."""
-    spectra = [simulate_sfs(settings, *replicate(settings, branch, row)) for row in rows]
-    return np.stack(spectra)[..., np.newaxis]
+    spectra = [simulate_sfs(settings, *draw_row(settings, branch, row)) for row in rows]
+    return np.stack(spectra)[..., np.newaxis]  # one channel, like a picture in grey
 
 
 def simulate_dataset(settings, branch, executor, ahead, first_row=0):
@@ -327,7 +328,7 @@ UNITS = 64  # in the first hidden layer
 # Adam moves a weight by about the learning rate a step, however steep the loss is. At the lesson's
 # 1e-5 a usual network hardly leaves its starting point in ten epochs. So each layer's input is
 # multiplied by a gain and its initial weights are divided by it: the network starts as the same
-# function, but each step now counts that much more (Yang & Hu 2021 discuss such choices).
+# function, but to a weight each step counts that much more (Yang & Hu 2021 discuss such choices).
 GAIN = 20
 
 
@@ -335,7 +336,7 @@ def build_network(shape, settings):
     """The convolutional network, from raw counts to the probabilities of the two models.
 
     An SFS is no photograph: where a cell stands is what it means. Hence there is no pooling, which
-    would blur it. The square root gives small and large Poisson counts the same noise.
+    would blur it. The square root evens out the noise of small and large Poisson counts.
 
     Parameters
     ----------
@@ -346,17 +347,18 @@ def build_network(shape, settings):
     Returns
     -------
     keras.Model
-        Takes counts, shape (N, 2 * n_A + 1, 2 * n_B + 1, 1), and returns probabilities of
-        divergence and of gene flow, shape (N, 2).
+        Takes counts, shape (N, 2 * n_A + 1, 2 * n_B + 1, 1), and returns the posterior
+        probabilities of divergence and gene flow, equally likely beforehand, shape (N, 2).
     """
-    keras = quiet_keras()
+    keras = start_keras()
     from keras import layers, ops
 
     def he_weights():  # He et al. 2015, divided by the gain
         return keras.initializers.VarianceScaling(2 / GAIN**2, mode="fan_in")
 
+    # Observed spectra may keep invariant sites in the two corners that are no SNPs.
     is_snp = np.ones((*shape, 1), dtype="float32")
-    is_snp[0, 0] = is_snp[-1, -1] = 0  # observed spectra may keep invariant sites in these corners
+    is_snp[0, 0] = is_snp[-1, -1] = 0
 
     counts = keras.Input(shape=(*shape, 1), name="joint_sfs")
     x = ops.sqrt(counts * is_snp)
@@ -377,7 +379,7 @@ def build_network(shape, settings):
 # ======================================= 6. Training =======================================
 
 VALIDATION_SHARE = 0.2
-STEPS_AT_ONCE = 25  # that TensorFlow takes before Python looks at it again
+STEPS_AT_ONCE = 100  # that TensorFlow takes before Python looks at it again
 
 
 def split_rows(n_rows, seed):
@@ -409,12 +411,12 @@ def batches(sfs, responses, rows, batch_size, swapped_copies=False, shuffle_seed
     """
     import tensorflow as tf
 
-    def read(examples):
-        copy, example = np.divmod(examples, len(rows))
-        counts = sfs[rows[example]].astype(np.float32)
+    def read(examples):  # of which the second half, if any, are the swapped copies
+        swapped, row = examples >= len(rows), rows[examples % len(rows)]
+        counts = sfs[row].astype(np.float32)
         if swapped_copies:
-            counts[copy == 1] = counts[copy == 1].transpose(0, 2, 1, 3)
-        return counts, responses[rows[example]].astype(np.int32)
+            counts[swapped] = counts[swapped].transpose(0, 2, 1, 3)
+        return counts, responses[row].astype(np.int32)
 
     def read_batch(examples):
         counts, answers = tf.numpy_function(read, [examples], [tf.float32, tf.int32])
@@ -442,11 +444,12 @@ def train_network(sfs, responses, settings):
     history : dict of str to list of float
         Loss and accuracy of the training and of the validation part, one value an epoch.
     """
-    keras = quiet_keras()
+    keras = start_keras()
     random_seed = int(random_branch(settings.seed, TRAIN, 1).generate_state(1)[0])
     keras.utils.set_random_seed(random_seed)
 
-    # Equal samples make A and B exchangeable: each spectrum, its axes swapped, is another valid one.
+    # One prior serves both species. If their samples are equal too, nothing tells A from B, and each
+    # spectrum with its axes swapped is another valid one.
     exchangeable = sfs.shape[1] == sfs.shape[2]
     training, validation = split_rows(len(sfs), settings.seed)
     how = {"swapped_copies": exchangeable, "shuffle_seed": random_seed}
@@ -454,7 +457,8 @@ def train_network(sfs, responses, settings):
     validation_batches = batches(sfs, responses, validation, batch_size=1000)
 
     model = build_network(sfs.shape[1:3], settings)
-    # A running mean of the weights, over the last tenth of the steps, has less noise than the last.
+    # What is validated and kept is a running mean of the weights, over about the last tenth of the
+    # steps: it has less noise than the weights after the last step.
     averaging = {
         "use_ema": True,
         "ema_momentum": max(0, 1 - 10 / (settings.epochs * len(training_batches))),
@@ -501,7 +505,7 @@ def evaluate(probabilities, responses):
 
     verdicts = probabilities.argmax(axis=1)
     probabilities = probabilities.astype(float)
-    probabilities /= probabilities.sum(axis=1, keepdims=True)  # 1, to more digits than float32 has
+    probabilities /= probabilities.sum(axis=1, keepdims=True)  # float32 is not exact enough
     n_right = int((verdicts == responses).sum())
     low, high = binomtest(n_right, len(responses)).proportion_ci(0.95, method="wilson")
     return {
@@ -527,7 +531,8 @@ def usable_cores():
 
 
 def follow_parent():
-    """In a worker: go when the parent is gone, however it went."""
+    """In a worker: leave Ctrl-C to the parent, and go when it is gone, however it went."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
     def follow():
         multiprocessing.parent_process().join()
@@ -544,11 +549,13 @@ def worker_pool(n_workers):
     if forkserver:
         from multiprocessing.forkserver import ensure_running
 
-        context.set_forkserver_preload(["__main__", "msprime"])  # imported once, for all workers
-        os.environ["PYTHONWARNINGS"] = "ignore:resource_tracker"  # warns of what a killed run leaves
-        handler = signal.signal(signal.SIGINT, signal.SIG_IGN)  # and so in all workers
+        context.set_forkserver_preload(["__main__", "msprime"])  # imported before the workers part
+        os.environ.setdefault("PYTHONWARNINGS", "ignore:resource_tracker")  # on what a killed run leaves
+        handler = signal.signal(signal.SIGINT, signal.SIG_IGN)  # is inherited from the first moment on
         ensure_running()
         signal.signal(signal.SIGINT, handler)
+    if os.name == "nt":
+        n_workers = min(n_workers, 61)  # Windows has no more
     with ProcessPoolExecutor(n_workers, mp_context=context, initializer=follow_parent) as executor:
         try:
             yield executor
@@ -614,8 +621,9 @@ def move_out(complete):
 def finish_moves(folder):
     """Do what is left of moves that a stopped run began."""
     for complete in folder.glob(".*.complete"):
-        with only_writer(folder, complete.stem.strip(".")):
-            move_out(complete)
+        with only_writer(folder, complete.name.split(".")[1]):
+            if complete.exists():  # still, after waiting
+                move_out(complete)
 
 
 def checksums(*paths):
@@ -635,52 +643,64 @@ def save_dataset(settings, branch, folder, name, n_workers):
     """
     n_rows = 2 * settings.n_reps
     shape = (n_rows, 2 * settings.sample_size.a + 1, 2 * settings.sample_size.b + 1, 1)
-    packages = {package: version(package) for package in ("msprime", "tskit", "numpy")}
-    about = json.loads(json.dumps(asdict(settings) | {"versions": packages}))
     sfs_path, responses_path = folder / f"{name}_sfs.npy", folder / f"{name}_responses.npy"
     settings_path = folder / f"{name}_settings.json"
-    unfinished = load_json(settings_path) if settings_path.exists() else {}
-    unfinished.pop("sha256", None)
-    if unfinished != about:
-        if unfinished:
-            print("Discarding the unfinished simulations of other settings.")
-        for path in folder.iterdir():
-            path.unlink()
+    packages = {package: version(package) for package in ("msprime", "tskit", "numpy")}
+    about = json.loads(json.dumps(asdict(settings) | {"versions": packages}))  # as it will be read
+    discard_others(folder, settings_path, about)
     save_json(settings_path, about)
 
-    header = io.BytesIO()
-    np.lib.format.write_array_header_1_0(
-        header, {"descr": "<i4", "fortran_order": False, "shape": shape}
-    )
-    start, row_bytes = header.tell(), 4 * math.prod(shape[1:])
-    with sfs_path.open("ab") as file:
-        done = max(0, file.tell() - start) // row_bytes
-        if done:
-            print(f"Going on after the {done:,} spectra that an interrupted run left.")
-            file.truncate(start + done * row_bytes)
-        else:
-            file.truncate(0)
-            file.write(header.getvalue())
-        needed = (n_rows - done) * row_bytes
-        if shutil.disk_usage(folder).free < needed:
-            raise Problem(
-                f"{folder.parent}: the disk has no room for {needed / 1e6:,.0f} MB of spectra."
-            )
+    with open_rows(sfs_path, shape) as (file, done):
         n_workers = min(n_workers or usable_cores(), math.ceil((n_rows - done) / ROWS_PER_TASK) or 1)
         with worker_pool(n_workers) as executor, progress(n_rows, done) as bar:
             for spectra in simulate_dataset(settings, branch, executor, 4 * n_workers, done):
                 file.write(spectra.astype("<i4").tobytes())
                 file.flush()
                 bar.update(len(spectra))
-
     save_array(responses_path, np.arange(n_rows, dtype=np.int32) % 2)
-    parameters = (replicate(settings, branch, row)[0] for row in range(n_rows))
+    parameters = (draw_row(settings, branch, row)[0] for row in range(n_rows))
     save_array(folder / f"{name}_parameters.npy", np.fromiter(parameters, PARAMETERS, n_rows))
     save_json(settings_path, about | {"sha256": checksums(sfs_path, responses_path)})
 
 
+def discard_others(folder, settings_path, about):
+    """Empty a folder, unless it holds what is left of a try with the same settings."""
+    unfinished = {}
+    with contextlib.suppress(Problem):
+        unfinished = load_json(settings_path)
+        unfinished.pop("sha256", None)
+    if unfinished != about:
+        if unfinished:
+            print("Discarding the unfinished simulations of other settings.")
+        for path in folder.iterdir():
+            path.unlink()
+
+
+@contextlib.contextmanager
+def open_rows(path, shape):
+    """Open a file to append int32 rows to the array it will be; also tell how many it has."""
+    header = io.BytesIO()
+    np.lib.format.write_array_header_1_0(
+        header, {"descr": "<i4", "fortran_order": False, "shape": shape}
+    )
+    row_bytes = 4 * math.prod(shape[1:])
+    with path.open("ab") as file:
+        done = max(0, file.tell() - header.tell()) // row_bytes
+        file.truncate(header.tell() + done * row_bytes if done else 0)
+        if done:
+            print(f"Going on after the {done:,} spectra that an interrupted run left.")
+        else:
+            file.write(header.getvalue())
+        needed = (shape[0] - done) * row_bytes
+        if shutil.disk_usage(path.parent).free < needed:
+            raise Problem(
+                f"{path.parent.parent}: the disk has no room for {needed / 1e6:,.0f} MB of spectra."
+            )
+        yield file, done
+
+
 def save_array(path, array):
-    """Like `numpy.save`, which would not say why a full disk took no more."""
+    """Like `numpy.save`, which does not name a full disk as the cause."""
     buffer = io.BytesIO()
     np.save(buffer, array)
     path.write_bytes(buffer.getbuffer())
@@ -770,10 +790,10 @@ def saved_settings(kind, saved, where):
     """Settings of a kind from what was saved, checked as if they were typed."""
     values = {}
     for setting in fields(kind):
-        words = saved.get(setting.name)
         try:
+            words = saved[setting.name]
             values[setting.name] = checked(setting, words if isinstance(words, list) else [words])
-        except ValueError as error:
+        except (ValueError, KeyError, TypeError) as error:
             raise Problem(f"{where}: {setting.name} {error}.") from None
     return kind(**values)
 
@@ -793,7 +813,7 @@ class Notes(NamedTuple):
 
 def save_model(path, model, notes):
     """Save a model, without its optimizer, and its `Notes`."""
-    quiet_keras().Model(model.input, model.output).save(path)
+    start_keras().Model(model.input, model.output).save(path)
     written = {
         "training": asdict(notes.training),
         "data": notes.data,
@@ -808,24 +828,20 @@ def load_notes(path):
     try:
         with zipfile.ZipFile(path) as archive:
             notes = json.loads(archive.read(NOTES))
-        training = saved_settings(TrainingSettings, notes["training"], path)
-        simulations = notes["simulations"]
-        return Notes(
-            training,
-            notes["data"],
-            simulations and saved_settings(SimulationSettings, simulations, path),
-        )
+        training, data, simulations = notes["training"], notes["data"], notes["simulations"]
     except FileNotFoundError:
         raise Problem(f"{path} is missing: run runml --train first.") from None
     except Exception as error:  # a broken archive can make zipfile raise anything
         raise Problem(
             f"{path} is no model of this script ({one_line(error)}): run runml --train anew."
         ) from None
+    simulations = simulations and saved_settings(SimulationSettings, simulations, path)
+    return Notes(saved_settings(TrainingSettings, training, path), data, simulations)
 
 
 def load_model(path):
     """The saved Keras model. Keras's safe mode is on: code in a model file is not run."""
-    keras = quiet_keras()
+    keras = start_keras()
     try:
         model = keras.models.load_model(path)
         if len(model.input_shape) != 4 or model.output_shape != (None, 2):
@@ -845,15 +861,14 @@ def one_line(error):
     return (str(error).strip() or type(error).__name__).partition("\n")[0]
 
 
-def quiet_keras():
-    """Keras on TensorFlow, without what TensorFlow says to file descriptor 2 when it starts."""
-    if "keras" not in sys.modules:
-        os.environ["KERAS_BACKEND"] = "tensorflow"
-        with held_stderr():
-            import tensorflow as tf
+def start_keras():
+    """Keras on TensorFlow, made repeatable, without what TensorFlow prints when it starts."""
+    os.environ["KERAS_BACKEND"] = "tensorflow"
+    with held_stderr() if "tensorflow" not in sys.modules else contextlib.nullcontext():
+        import tensorflow as tf
 
-            tf.config.list_physical_devices()  # says more, the first time
-        tf.config.experimental.enable_op_determinism()
+        tf.config.list_physical_devices()  # says more, the first time
+    tf.config.experimental.enable_op_determinism()
     import keras
 
     return keras
@@ -888,8 +903,8 @@ def progress(total, done):
     if sys.stderr.isatty():
         return tqdm(total=total, initial=done, unit=" SFS")
     line = "{n_fmt} of {total_fmt} SFS, {rate_fmt}, {remaining} left"
-    tenths = {"miniters": total / 10, "mininterval": 0, "leave": False, "bar_format": line}
-    return Lines(total=total, initial=done, unit=" SFS", **tenths)
+    tenths = {"miniters": total / 10, "mininterval": 0, "maxinterval": math.inf}
+    return Lines(total=total, initial=done, unit=" SFS", leave=False, bar_format=line, **tenths)
 
 
 def epoch_printer(n_epochs):
@@ -901,7 +916,7 @@ def epoch_printer(n_epochs):
             f"validation loss {logs['val_loss']:.4f}, accuracy {logs['val_accuracy']:.4f}"
         )
 
-    return [] if sys.stdout.isatty() else [quiet_keras().callbacks.LambdaCallback(on_epoch_end=show)]
+    return [] if sys.stdout.isatty() else [start_keras().callbacks.LambdaCallback(on_epoch_end=show)]
 
 
 def print_network(model):
@@ -952,11 +967,11 @@ def train(folder, typed):
     data, path = load_dataset(folder), folder / "trained_model.keras"
     saved = data.settings and TrainingSettings(seed=data.settings.seed)
     settings = chosen(TrainingSettings, typed, saved)
-    with contextlib.suppress(Problem):
-        if load_notes(path).data != data.checksums:
-            print(f"{path} was trained on other data, and is to be replaced.")
-    model, history = train_network(data.sfs, data.responses, settings)
     with staging(folder, "trained") as partial:
+        with contextlib.suppress(Problem):
+            if load_notes(path).data != data.checksums:
+                print(f"{path} was trained on other data, and is to be replaced.")
+        model, history = train_network(data.sfs, data.responses, settings)
         save_model(partial / path.name, model, Notes(settings, data.checksums, data.settings))
     print(f"Validation accuracy {history['val_accuracy'][-1]:.4f}, loss {history['val_loss'][-1]:.4f}.")
     print(f"Model saved in {path} after {time.perf_counter() - start:.0f} s.")
@@ -976,10 +991,12 @@ def test(folder, typed):
     if settings.sample_size != sample_size:
         wanted, got = shown(sample_size), shown(settings.sample_size)
         raise Problem(f"--sample_size {got}: the model takes spectra of {wanted} diploid individuals.")
+    if reason := why_senseless(settings):
+        raise Problem(reason)
     for name, value in asdict(settings).items():
-        if trained_under and name not in ("n_reps", "seed") and value != asdict(trained_under)[name]:
-            trained_value = shown(asdict(trained_under)[name])
-            print(f"Testing under --{name} {shown(value)}; the model was trained under {trained_value}.")
+        before = asdict(saved)[name]
+        if name not in ("n_reps", "seed") and value != before:
+            print(f"Testing under --{name} {shown(value)}; the model was trained under {shown(before)}.")
     print(f"Simulating {settings.n_reps:,} fresh replicates of each model.")
     with staging(folder, "test") as partial:
         save_dataset(settings, TEST, partial, "test", run.workers)
@@ -1105,7 +1122,8 @@ def parse(argv):
     """What was typed: modes, data folder and checked options. A usage error ends with status 2."""
     parser = command_line()
     # argparse takes "-1e-5" for the name of an option, unless a blank stands before it.
-    typed = vars(parser.parse_args([f" {word}" if is_number(word) else word for word in argv]))
+    words = [f" {word}" if word.startswith("-") and is_number(word) else word for word in argv]
+    typed = vars(parser.parse_args(words))
     modes = [mode for mode in MODES if typed.pop(mode, False)]
     folder = typed.pop("data_dir", Path("data"))
     if not modes:
@@ -1115,14 +1133,19 @@ def parse(argv):
             typed[name] = checked(OPTIONS[name], [word.strip() for word in words])
         except ValueError as error:
             parser.error(f"--{name} {error}")
-    for name in sorted(typed.keys() - set().union(*(USES[mode] for mode in modes))):
-        what, saved = saved_beside(folder, modes)
+    if "simulate" in modes and (reason := why_senseless(chosen(SimulationSettings, typed))):
+        parser.error(reason)
+    finish_moves(folder)
+    useless = typed.keys() - set().union(*(USES[mode] for mode in modes))
+    old_model = "test" in modes and "train" not in modes  # refused here, not after an hour of simulation
+    what, saved = saved_beside(folder, modes) if useless or old_model else ("", {})
+    if old_model:
+        useless |= {"sample_size"} & typed.keys() & saved.keys()  # which a model cannot change
+    for name in sorted(useless):
         if name not in saved:
             parser.error(f"--{name} has no use in {' '.join(f'--{mode}' for mode in modes)}")
         if saved[name] != typed[name]:
             parser.error(f"--{name} {shown(typed[name])}: {what} with {shown(saved[name])}")
-    if "simulate" in modes and (reason := why_senseless(chosen(SimulationSettings, typed))):
-        parser.error(reason)
     return modes, folder, typed
 
 
@@ -1131,51 +1154,43 @@ def why_senseless(settings):
     if not settings.migration_prior.high:
         return "--migration_prior 0 0: without migrants the two models are one"
     sites = settings.n_loci * settings.sequence_length
-    # Some generations in which a site may mutate: both species' since the split, then their ancestor's.
-    snps = settings.mutation_rate * sites * 2 * (settings.tdiv_prior.high + 4 * settings.ne_prior.high)
+    # About the length of a genealogy in generations: two species since the split, and their ancestor.
+    length = 2 * (settings.tdiv_prior.high + 4 * settings.ne_prior.high)
+    snps = settings.mutation_rate * sites * length
     if snps > 1e8:
         return f"--mutation_rate, --sequence_length, --n_loci: together {snps:.0e} SNPs are too many"
     return None
 
 
 def saved_beside(folder, modes):
-    """How what the modes start from, data or a model, was made, and with which settings."""
-    if "simulate" in modes:
-        return "", {}
-    if "train" in modes:
+    """How what the modes start from, a model or data, was made, and with which settings."""
+    if "test" in modes and "train" not in modes:
+        notes = load_notes(folder / "trained_model.keras")
+        simulations = asdict(notes.simulations) if notes.simulations else {}
+        return "the model was trained", simulations | asdict(notes.training)
+    if "train" in modes and "simulate" not in modes:
         settings = load_dataset(folder).settings
         return "the data were simulated", asdict(settings) if settings else {}
-    notes = load_notes(folder / "trained_model.keras")
-    simulations = asdict(notes.simulations) if notes.simulations else {}
-    return "the model was trained", simulations | asdict(notes.training)
+    return "", {}
 
 
 def main(argv=None):
     """Run the command line; return the exit status."""
-    sys.stdout.reconfigure(line_buffering=True)  # a log shows each line as it is printed
     try:
         modes, folder, typed = parse(sys.argv[1:] if argv is None else argv)
         if "simulate" in modes:
             folder.mkdir(parents=True, exist_ok=True)
-        elif not folder.is_dir():
-            raise Problem(f"there is no folder {folder}: run runml --simulate first.")
-        finish_moves(folder)
         for mode in modes:
             MODES[mode](folder, typed)
-    except Problem as problem:
-        print(f"runml: error: {problem}", file=sys.stderr)
-        return 1
     except BrokenPipeError:  # nobody reads on; nor shall Python try to write at its end
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
-    except OSError as error:
-        print(
-            f"runml: error: {error.filename or folder}: {error.strerror or one_line(error)}",
-            file=sys.stderr,
-        )
+    except (Problem, OSError) as error:
+        print(f"runml: error: {one_line(error)}", file=sys.stderr)
         return 1
     return 0
 
 
 if __name__ == "__main__":
+    sys.stdout.reconfigure(line_buffering=True)  # a log shows each line as it is printed
     sys.exit(main())

@@ -123,7 +123,7 @@ def genealogies(settings, index):
     """The bare `sim_ancestry` call of one replicate, and the seed for its mutations."""
     import msprime
 
-    parameters, rng = runml.replicate(settings, FINITE_SITES, index)
+    parameters, rng = runml.draw_row(settings, FINITE_SITES, index)
     trees = msprime.sim_ancestry(
         samples={"A": settings.sample_size.a, "B": settings.sample_size.b},
         demography=runml.demographic_model(settings, parameters),

@@ -192,6 +192,19 @@ def test_help_is_complete_and_grouped(capsys):
         assert text in " ".join(printed.split())
 
 
+def test_a_long_log_has_a_line_a_tenth(capsys, monkeypatch):
+    """Also where tqdm's watchman finds that lines come too seldom."""
+    import tqdm
+
+    monkeypatch.setattr(tqdm.tqdm, "monitor_interval", 0.05)
+    with runml.progress(100, 0) as bar:
+        for _ in range(100):
+            time.sleep(0.01)
+            bar.update(1)
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines] == [str(n) for n in range(10, 101, 10)]
+
+
 def test_start_up_imports_no_more_than_it_needs(tmp_path):
     def imported(what, packages):
         code = (
@@ -397,10 +410,26 @@ def test_commands_out_of_order_name_the_one_to_run_first(tmp_path, capsys):
 
 def test_a_model_for_other_sample_sizes_is_told(tmp_path, trained, capsys):
     shutil.copytree(trained[0], tmp_path, dirs_exist_ok=True)
-    status, _, error = run(capsys, "--test", "--sample_size", 5, "--data_dir", tmp_path)
+    before = contents(tmp_path)
+    for modes in (["--test"], ["--simulate", "--test"]):
+        status, _, error = run(capsys, *modes, "--sample_size", 5, "--data_dir", tmp_path)
+        assert status == 2
+        assert "--sample_size 5 5" in error
+        assert "10 10" in error
+    assert contents(tmp_path) == before
+
+
+def test_simulating_does_not_start_if_the_test_to_follow_cannot(tmp_path, capsys):
+    status, _, error = run(capsys, "--simulate", "--test", "--data_dir", tmp_path)
     assert status == 1
-    assert "--sample_size 5 5" in error
-    assert "10 10" in error
+    assert "run runml --train first" in error
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_named_by_a_number(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert run(capsys, "--simulate", *SMALL, "--data_dir", "2024")[0] == 0
+    assert (tmp_path / "2024" / "simulated_sfs.npy").exists()
 
 
 @pytest.mark.parametrize("obstacle", ["file", "below a file"])
@@ -434,7 +463,7 @@ def test_moves_that_were_stopped_are_finished_by_the_next_command(tmp_path, caps
     complete.mkdir()
     (complete / "b").write_text("new")
     (tmp_path / "a").write_text("new")  # moved already
-    run(capsys, "--train", "--data_dir", tmp_path)
+    run(capsys, "--train", "--n_reps", 5, "--data_dir", tmp_path)
     assert visible(tmp_path) == {"a": b"new", "b": b"new"}
     assert not complete.exists()
 

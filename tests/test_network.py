@@ -7,7 +7,7 @@ import pytest
 from conftest import runml
 from sklearn import metrics
 
-keras = runml.quiet_keras()
+keras = runml.start_keras()
 
 
 @pytest.fixture(scope="module")

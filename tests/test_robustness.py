@@ -159,7 +159,7 @@ def test_a_pickle_is_never_run(tmp_path, trained, name):
 
 
 def test_a_model_with_code_is_refused(tmp_path, trained):
-    keras = runml.quiet_keras()
+    keras = runml.start_keras()
     counts = keras.Input((21, 21, 1))
     x = keras.layers.Lambda(lambda x: x * 2)(counts)
     model = keras.Model(counts, keras.layers.Dense(2)(keras.layers.Flatten()(x)))
@@ -216,7 +216,7 @@ def test_a_crash_at_any_step_leaves_one_whole_set(tmp_path, monkeypatch):
         assert np.unique(sfs).tolist() == [found.seed]
         assert len(sfs) == len(responses) == 40
         parameters = np.load(folder / "simulated_parameters.npy")
-        expected = [runml.replicate(found, runml.SIMULATE, row)[0] for row in range(40)]
+        expected = [runml.draw_row(found, runml.SIMULATE, row)[0] for row in range(40)]
         assert np.array_equal(parameters, np.array(expected, runml.PARAMETERS))
         return found.seed
 
@@ -289,7 +289,7 @@ def test_simulate_stopped_at_random_moments(tmp_path, both, number):
         status, errors, seconds = stop_after(rng.uniform(0.05, duration * 1.1), number, *argv)
         if number != signal.SIGKILL and status != 0 and status != -number:
             assert status == 128 + number
-            assert errors == "runml: stopped; earlier results are as they were.\n"
+            assert errors == "runml: stopped; what was not finished has replaced nothing.\n"
             assert seconds < 3
         elif status != -number:
             assert status == 0
@@ -316,7 +316,7 @@ def test_train_and_test_stopped_at_random_moments(tmp_path, trained, mode):
             before = contents(tmp_path)
         elif number != signal.SIGKILL:
             assert status == 128 + number
-            assert errors == "runml: stopped; earlier results are as they were.\n"
+            assert errors == "runml: stopped; what was not finished has replaced nothing.\n"
         left = {name: data for name, data in contents(tmp_path).items() if not str(name).startswith(".")}
         assert left == {name: data for name, data in before.items() if not str(name).startswith(".")}
     assert command(mode, *changes, "--data_dir", tmp_path).returncode == 0
@@ -339,6 +339,14 @@ def test_an_unfinished_simulation_of_other_settings_is_discarded(tmp_path, both)
     stop_after(both[2][1] * 0.7, signal.SIGINT, *argv, 1)
     done = command(*argv, 2)
     assert "Discarding" in done.stdout
+    assert dataset_files(tmp_path) == dataset_files(both[2][0])
+
+
+def test_a_torn_settings_file_of_an_unfinished_simulation_is_no_trap(tmp_path, both):
+    (tmp_path / ".simulated.partial").mkdir()
+    (tmp_path / ".simulated.partial" / "simulated_settings.json").write_text('{"n_reps": 6')
+    (tmp_path / ".simulated.partial" / "simulated_sfs.npy").write_bytes(b"x" * 100_000)
+    assert command("--simulate", *SMALL, "--seed", 2, "--data_dir", tmp_path).returncode == 0
     assert dataset_files(tmp_path) == dataset_files(both[2][0])
 
 

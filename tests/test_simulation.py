@@ -164,7 +164,7 @@ def test_loci_are_independent_and_add_up():
 
 def test_parameters_are_uniform_within_the_priors():
     settings = runml.SimulationSettings()
-    draws = np.array([runml.replicate(settings, runml.SIMULATE, row)[0] for row in range(4_000)])
+    draws = np.array([runml.draw_row(settings, runml.SIMULATE, row)[0] for row in range(4_000)])
     flow = draws[1::2]
     for name, prior in {
         "divergence_time": settings.tdiv_prior,
@@ -189,7 +189,7 @@ def test_training_and_test_sets_grow_on_different_branches(seed):
     settings = runml.SimulationSettings(seed=seed)
     draws = {
         branch: {
-            float(runml.replicate(settings, branch, row)[0]["divergence_time"]) for row in range(500)
+            float(runml.draw_row(settings, branch, row)[0]["divergence_time"]) for row in range(500)
         }
         for branch in (runml.SIMULATE, runml.TEST)
     }
