@@ -370,9 +370,8 @@ def build_network(shape, settings):
         x = layers.Dense(UNITS // 2**layer, activation="relu", kernel_initializer=he_weights())(x)
         x = layers.Dropout(settings.dropout)(x)
     x = layers.Rescaling(GAIN)(x)
-    probabilities = layers.Dense(2, activation="softmax", kernel_initializer="zeros")(
-        x
-    )  # starts undecided
+    # Weights of zero: before it learns, the network gives both models one half.
+    probabilities = layers.Dense(2, activation="softmax", kernel_initializer="zeros")(x)
     return keras.Model(counts, probabilities)
 
 
@@ -425,7 +424,7 @@ def batches(sfs, responses, rows, batch_size, swapped_copies=False, shuffle_seed
     examples = tf.data.Dataset.range(len(rows) * (2 if swapped_copies else 1))
     if shuffle_seed is not None:
         examples = examples.shuffle(len(examples), seed=shuffle_seed)
-    return examples.batch(batch_size).map(read_batch).prefetch(STEPS_AT_ONCE)
+    return examples.batch(batch_size).map(read_batch).prefetch(8)
 
 
 def train_network(sfs, responses, settings):
