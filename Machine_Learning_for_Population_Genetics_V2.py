@@ -646,6 +646,9 @@ def save_dataset(settings, branch, folder, name, n_workers):
     settings_path = folder / f"{name}_settings.json"
     packages = {package: version(package) for package in ("msprime", "tskit", "numpy")}
     about = json.loads(json.dumps(asdict(settings) | {"versions": packages}))  # as it will be read
+    needed = 4 * math.prod(shape) - (sfs_path.stat().st_size if sfs_path.exists() else 0)
+    if needed > shutil.disk_usage(folder).free:
+        raise Problem(f"{folder.parent}: the disk has no room for {needed / 1e6:,.0f} MB of spectra.")
     discard_others(folder, settings_path, about)
     save_json(settings_path, about)
 
@@ -690,11 +693,6 @@ def open_rows(path, shape):
             print(f"Going on after the {done:,} spectra that an interrupted run left.")
         else:
             file.write(header.getvalue())
-        needed = (shape[0] - done) * row_bytes
-        if shutil.disk_usage(path.parent).free < needed:
-            raise Problem(
-                f"{path.parent.parent}: the disk has no room for {needed / 1e6:,.0f} MB of spectra."
-            )
         yield file, done
 
 
@@ -843,7 +841,8 @@ def load_model(path):
     keras = start_keras()
     try:
         model = keras.models.load_model(path)
-        if len(model.input_shape) != 4 or model.output_shape != (None, 2):
+        *_, rows, columns, channels = model.input_shape
+        if not (rows % 2 and columns % 2 and channels == 1 and model.output_shape == (None, 2)):
             raise ValueError(f"it takes {model.input_shape} and returns {model.output_shape}")
     except Exception as error:  # and so can a broken model make Keras
         raise Problem(
@@ -971,6 +970,10 @@ def train(folder, typed):
             if load_notes(path).data != data.checksums:
                 print(f"{path} was trained on other data, and is to be replaced.")
         model, history = train_network(data.sfs, data.responses, settings)
+        if not math.isfinite(history["val_loss"][-1]):
+            raise Problem(
+                f"--learning_rate {settings.learning_rate:g}: too large, the loss is no number any more."
+            )
         save_model(partial / path.name, model, Notes(settings, data.checksums, data.settings))
     print(f"Validation accuracy {history['val_accuracy'][-1]:.4f}, loss {history['val_loss'][-1]:.4f}.")
     print(f"Model saved in {path} after {time.perf_counter() - start:.0f} s.")

@@ -174,6 +174,32 @@ def test_a_model_with_code_is_refused(tmp_path, trained):
     assert contents(tmp_path) == before
 
 
+@pytest.mark.parametrize(
+    ("inputs", "outputs"), [((20, 20, 1), 2), ((21, 21, 2), 2), ((21,), 2), ((21, 21, 1), 3)]
+)
+def test_a_model_for_something_else_is_refused(tmp_path, trained, inputs, outputs):
+    keras = runml.start_keras()
+    counts = keras.Input(inputs)
+    model = keras.Model(counts, keras.layers.Dense(outputs)(keras.layers.Flatten()(counts)))
+    notes = runml.load_notes(trained[0] / "trained_model.keras")
+    runml.save_model(tmp_path / "trained_model.keras", model, notes)
+    with pytest.raises(runml.Problem, match="no model of this script"):
+        runml.load_model(tmp_path / "trained_model.keras")
+
+
+def test_a_training_that_runs_away_keeps_the_old_model(tmp_path, trained):
+    shutil.copytree(trained[0], tmp_path, dirs_exist_ok=True)
+    before = contents(tmp_path)
+    sfs = np.load(tmp_path / "simulated_sfs.npy").astype(float)
+    np.save(tmp_path / "simulated_sfs.npy", sfs * 1e37)  # too large for the network's numbers
+    done = command("--train", "--learning_rate", 10, "--epochs", 2, "--data_dir", tmp_path)
+    assert done.returncode == 1
+    assert is_one_line_error(done)
+    assert "--learning_rate 10: too large" in done.stderr
+    model = runml.Path("trained_model.keras")
+    assert contents(tmp_path)[model] == before[model]
+
+
 # Crashes, one at each step that touches the disk.
 
 
@@ -258,7 +284,7 @@ def stop_after(seconds, number, *argv):
     sent = time.monotonic()
     process.send_signal(number)
     _, errors = process.communicate(timeout=60)
-    _, alive = psutil.wait_procs(family, timeout=5)
+    _, alive = psutil.wait_procs(family, timeout=1)
     assert not alive
     return process.returncode, errors, time.monotonic() - sent
 
