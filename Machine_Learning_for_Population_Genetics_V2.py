@@ -84,6 +84,9 @@ def option(default, within, meaning):
     return field(default=default, metadata={"within": within, "meaning": meaning})
 
 
+SEED = (1234, "[0, 4294967295]", "one number fixes every result")
+
+
 @dataclass(frozen=True)
 class SimulationSettings:
     """What is simulated. Times are in generations, sizes in diploid individuals."""
@@ -110,7 +113,7 @@ class SimulationSettings:
     gene_flow_fraction: float = option(
         0.5, "(0, 1]", "share of the time since divergence, back from today, with gene flow"
     )
-    seed: int = option(1234, "[0, 4294967295]", "one number fixes every result")
+    seed: int = option(*SEED)
 
 
 @dataclass(frozen=True)
@@ -122,7 +125,7 @@ class TrainingSettings:
     epochs: int = option(10, "[1, 100000]", "passes through the training spectra")
     learning_rate: float = option(1e-5, "(0, 10]", "size of Adam's steps")
     batch_size: int = option(128, "[1, 100000]", "spectra per step")
-    seed: int = option(1234, "[0, 4294967295]", "one number fixes every result")
+    seed: int = option(*SEED)
 
 
 @dataclass(frozen=True)
@@ -322,7 +325,7 @@ def simulate_dataset(settings, branch, executor, ahead, first_row=0):
 
 # ====================================== 5. The network ======================================
 
-FILTERS = 12  # of the convolution; more of them cost time and gain nothing here
+FILTERS = 12  # of the convolution; more of them cost time and gain little here
 UNITS = 64  # in the first hidden layer
 
 # Adam moves a weight by about the learning rate a step, however steep the loss is. At the lesson's
@@ -820,6 +823,11 @@ def save_model(path, model, notes):
         archive.writestr(NOTES, json.dumps(written, indent=2))
 
 
+def broken_model(path, error):
+    """The `Problem` of a model file that something is wrong with."""
+    return Problem(f"{path} is no model of this script ({one_line(error)}): run runml --train anew.")
+
+
 def load_notes(path):
     """The `Notes` of a saved model, read without Keras."""
     try:
@@ -829,9 +837,7 @@ def load_notes(path):
     except FileNotFoundError:
         raise Problem(f"{path} is missing: run runml --train first.") from None
     except Exception as error:  # a broken archive can make zipfile raise anything
-        raise Problem(
-            f"{path} is no model of this script ({one_line(error)}): run runml --train anew."
-        ) from None
+        raise broken_model(path, error) from None
     simulations = simulations and saved_settings(SimulationSettings, simulations, path)
     return Notes(saved_settings(TrainingSettings, training, path), data, simulations)
 
@@ -845,9 +851,7 @@ def load_model(path):
         if not (rows % 2 and columns % 2 and channels == 1 and model.output_shape == (None, 2)):
             raise ValueError(f"it takes {model.input_shape} and returns {model.output_shape}")
     except Exception as error:  # and so can a broken model make Keras
-        raise Problem(
-            f"{path} is no model of this script ({one_line(error)}): run runml --train anew."
-        ) from None
+        raise broken_model(path, error) from None
     return model
 
 
@@ -955,8 +959,7 @@ def simulate(folder, typed):
     with staging(folder, "simulated", resume=True) as partial:
         save_dataset(settings, SIMULATE, partial, "simulated", run.workers)
     seconds = time.perf_counter() - start
-    n_rows = 2 * settings.n_reps
-    print(f"{n_rows:,} joint SFS saved in {folder} after {seconds:.0f} s.")
+    print(f"{2 * settings.n_reps:,} joint SFS saved in {folder} after {seconds:.0f} s.")
 
 
 def train(folder, typed):
