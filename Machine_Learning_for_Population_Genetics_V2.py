@@ -869,6 +869,8 @@ def one_line(error):
 def start_keras():
     """Keras on TensorFlow, made repeatable, without what TensorFlow prints when it starts."""
     os.environ["KERAS_BACKEND"] = "tensorflow"
+    # Operations on spectra are done before more threads have woken up to share them.
+    os.environ.setdefault("TF_NUM_INTRAOP_THREADS", "1")
     with held_stderr() if "tensorflow" not in sys.modules else contextlib.nullcontext():
         import tensorflow as tf
 
@@ -1201,4 +1203,7 @@ def main(argv=None):
 
 if __name__ == "__main__":
     sys.stdout.reconfigure(line_buffering=True)  # a log shows each line as it is printed
-    sys.exit(main())
+    status = main()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)  # all is done; Python may leave in peace
+    sys.exit(status)

@@ -334,8 +334,7 @@ def test_train_and_test_stopped_at_random_moments(tmp_path, trained, mode):
     before = contents(tmp_path)
     for number in [signal.SIGINT, signal.SIGTERM, signal.SIGKILL] * SOAK:
         status, errors, _ = stop_after(rng.uniform(1, 5), number, mode, *changes, "--data_dir", tmp_path)
-        if status == 0 or (status == -number and number != signal.SIGKILL):
-            # It was faster: Python, at its own end, takes back the handlers of signals.
+        if status == 0:  # it was faster
             before = contents(tmp_path)
         elif number != signal.SIGKILL:
             assert status == 128 + number
