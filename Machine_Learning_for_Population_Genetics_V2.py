@@ -523,9 +523,127 @@ def evaluate(probabilities, responses):
     }
 
 
+# ================================= 8. Without a network =================================
+#
+# What population geneticists read off a joint SFS, and how far that alone would get them.
+
+
+def fold(sfs):
+    """Fold joint SFS over both species together, for when the ancestral allele is not known.
+
+    Parameters
+    ----------
+    sfs : numpy.ndarray or keras.KerasTensor, shape (N, n_A + 1, n_B + 1, 1)
+        By chromosomes.
+
+    Returns
+    -------
+    numpy.ndarray or keras.KerasTensor
+        The same shape, by copies of the allele that is rarer in both samples together, as dadi and
+        moments fold: where both are equally frequent, half a SNP each way.
+    """
+    total = np.add.outer(np.arange(sfs.shape[1]), np.arange(sfs.shape[2]))[..., np.newaxis]
+    share = 0.5 - 0.5 * np.sign(2 * total - total.max())  # 1 below one half, 0.5 at it, 0 above
+    return (sfs + sfs[:, ::-1, ::-1]) * share.astype(np.float32)
+
+
+def summaries(sfs, folded=False):
+    """The summaries of joint SFS that one would look at without a network.
+
+    Parameters
+    ----------
+    sfs : numpy.ndarray, shape (N, n_A + 1, n_B + 1, 1)
+        By chromosomes. Memory-mapped, it is read in pieces.
+    folded : bool
+        Leave out what only makes sense where derived alleles are known.
+
+    Returns
+    -------
+    dict of str to numpy.ndarray of float, shape (N,)
+        "SNPs" is their number. "pi in A", "pi in B" and "d_XY" are the mean numbers of differences
+        between two chromosomes of A, of B, and one of each, over the whole sequence. "F_ST" is
+        Hudson's, 1 - mean(pi) / d_XY (Bhatia et al. 2013). The others are shares of the SNPs.
+    """
+    n_a, n_b = sfs.shape[1] - 1, sfs.shape[2] - 1
+    a, b = np.ogrid[: n_a + 1, : n_b + 1]
+    varies_a, varies_b = (a > 0) & (a < n_a), (b > 0) & (b < n_b)
+    weights = {  # of a SNP in each cell
+        "SNPs": np.True_,
+        "pi in A": 2 * a * (n_a - a) / (n_a * (n_a - 1)),
+        "pi in B": 2 * b * (n_b - b) / (n_b * (n_b - 1)),
+        "d_XY": (a * (n_b - b) + b * (n_a - a)) / (n_a * n_b),
+        "polymorphic in both": varies_a & varies_b,
+        "polymorphic in A only": varies_a & ~varies_b,
+        "polymorphic in B only": varies_b & ~varies_a,
+        "fixed differences": ~varies_a & ~varies_b,
+    }
+    if not folded:
+        weights["derived allele more common"] = 2 * (a + b) > n_a + n_b
+    is_snp = varies_a | varies_b | (a * n_b != b * n_a)  # not the two corners
+    table = np.stack([(weight * is_snp).ravel() for weight in weights.values()], axis=1)
+    pieces = [sfs[first : first + 10_000] for first in range(0, len(sfs), 10_000)]
+    sums = np.concatenate([piece.reshape(len(piece), -1) @ table for piece in pieces])
+    found = dict(zip(weights, sums.T, strict=True))
+    for name in list(weights)[4:]:
+        found[name] = found[name] / np.maximum(found["SNPs"], 1)
+    within = (found["pi in A"] + found["pi in B"]) / 2
+    found["F_ST"] = 1 - np.divide(within, found["d_XY"], out=np.ones(len(sfs)), where=found["d_XY"] > 0)
+    return found
+
+
+AT_MOST = 20_000  # training spectra that these look at: enough, and few enough for the memory
+BASELINES = ("F_ST", "polymorphic in both")  # on which one could set a threshold
+LOGISTIC = "log(1 + SFS)"
+
+
+def fit_baselines(sfs, responses, folded=False):
+    """Three classifiers that are no networks: two thresholds and a logistic regression.
+
+    Parameters
+    ----------
+    sfs : numpy.ndarray, shape (N, n_A + 1, n_B + 1, 1)
+    responses : numpy.ndarray of int, shape (N,)
+    folded : bool
+        Fold the spectra first.
+
+    Returns
+    -------
+    dict
+        For each summary in `BASELINES`, the "threshold" with the fewest mistakes and the response
+        "above" it; for `LOGISTIC`, "intercept" and "coefficients" of the log-odds of gene flow.
+    """
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.tree import DecisionTreeClassifier
+
+    found, baselines = summaries(sfs, folded), {}
+    for name in BASELINES:
+        tree = DecisionTreeClassifier(max_depth=1).fit(found[name][:, np.newaxis], responses).tree_
+        above = int(tree.value[tree.children_right[0]].argmax()) if tree.node_count > 1 else 0
+        baselines[name] = {"threshold": float(tree.threshold[0]), "above": above}
+    logs = np.log1p(fold(sfs) if folded else sfs).reshape(len(sfs), -1)
+    logistic = LogisticRegression(solver="newton-cholesky").fit(logs, responses)
+    baselines[LOGISTIC] = {
+        "intercept": float(logistic.intercept_[0]),
+        "coefficients": logistic.coef_[0].tolist(),
+    }
+    return baselines
+
+
+def baseline_verdicts(baselines, sfs, folded=False):
+    """What each of the `fit_baselines` takes spectra for: dict of str to responses, shape (N,)."""
+    found, verdicts = summaries(sfs, folded), {}
+    for name in BASELINES:
+        threshold, above = baselines[name]["threshold"], baselines[name]["above"]
+        verdicts[f"threshold on {name}"] = np.where(found[name] > threshold, above, 1 - above)
+    logs = np.log1p(fold(sfs) if folded else sfs).reshape(len(sfs), -1)
+    log_odds = logs @ np.array(baselines[LOGISTIC]["coefficients"]) + baselines[LOGISTIC]["intercept"]
+    verdicts[f"logistic regression on {LOGISTIC}"] = (log_odds > 0).astype(int)
+    return verdicts
+
+
 # The lesson ends here. What follows serves it: processes, files, screen, and the command line.
 
-# ======================================== 8. Processes ========================================
+# ======================================== 9. Processes ========================================
 
 
 def usable_cores():
@@ -574,7 +692,7 @@ def worker_pool(n_workers):
             raise
 
 
-# ========================================== 9. Files ==========================================
+# ========================================== 10. Files ==========================================
 
 
 @contextlib.contextmanager
@@ -807,11 +925,24 @@ NOTES = "runml.json"
 
 
 class Notes(NamedTuple):
-    """What a model remembers: how it was trained, on which arrays, and how those were simulated."""
+    """What a model remembers.
+
+    Attributes
+    ----------
+    training : TrainingSettings
+        How it was trained.
+    data : dict of str to str
+        On which arrays, by their checksums.
+    simulations : SimulationSettings or None
+        How those were simulated, if that is known.
+    learned : dict
+        What else was learned from its training part, in plain numbers.
+    """
 
     training: TrainingSettings
     data: dict
     simulations: SimulationSettings | None
+    learned: dict
 
 
 def save_model(path, model, notes):
@@ -821,6 +952,7 @@ def save_model(path, model, notes):
         "training": asdict(notes.training),
         "data": notes.data,
         "simulations": notes.simulations and asdict(notes.simulations),
+        "learned": notes.learned,
     }
     with zipfile.ZipFile(path, "a") as archive:
         archive.writestr(NOTES, json.dumps(written, indent=2))
@@ -836,13 +968,13 @@ def load_notes(path):
     try:
         with zipfile.ZipFile(path) as archive:
             notes = json.loads(archive.read(NOTES))
-        training, data, simulations = notes["training"], notes["data"], notes["simulations"]
+        training, data, simulations, learned = (notes[name] for name in Notes._fields)
     except FileNotFoundError:
         raise Problem(f"{path} is missing: run runml --train first.") from None
     except Exception as error:  # a broken archive can make zipfile raise anything
         raise broken_model(path, error) from None
     simulations = simulations and saved_settings(SimulationSettings, simulations, path)
-    return Notes(saved_settings(TrainingSettings, training, path), data, simulations)
+    return Notes(saved_settings(TrainingSettings, training, path), data, simulations, learned)
 
 
 def load_model(path):
@@ -858,7 +990,7 @@ def load_model(path):
     return model
 
 
-# ======================================= 10. The screen =======================================
+# ======================================= 11. The screen =======================================
 
 
 def one_line(error):
@@ -947,7 +1079,7 @@ def print_test(results):
     print(f"Log-loss {results['log_loss']:.4f}, ROC AUC {results['roc_auc']:.4f}")
 
 
-# ===================================== 11. The commands =====================================
+# ===================================== 12. The commands =====================================
 
 
 def chosen(kind, typed, saved=None):
@@ -967,6 +1099,14 @@ def simulate(folder, typed):
     print(f"{2 * settings.n_reps:,} joint SFS saved in {folder} after {seconds:.0f} s.")
 
 
+def learn_without_network(sfs, responses, settings):
+    """What a model needs to remember of its training part beside the network's weights."""
+    rows, _ = split_rows(len(sfs), settings.seed)
+    if len(rows) > AT_MOST:
+        rows = np.sort(np.random.default_rng(settings.seed).choice(rows, AT_MOST, replace=False))
+    return {"baselines": fit_baselines(sfs[rows], responses[rows])}
+
+
 def train(folder, typed):
     """`runml --train`: from the dataset to a model."""
     start = time.perf_counter()
@@ -982,7 +1122,8 @@ def train(folder, typed):
             raise Problem(
                 f"--learning_rate {settings.learning_rate:g}: too large, the loss is no number any more."
             )
-        save_model(partial / path.name, model, Notes(settings, data.checksums, data.settings))
+        learned = learn_without_network(data.sfs, data.responses, settings)
+        save_model(partial / path.name, model, Notes(settings, data.checksums, data.settings, learned))
     print(f"Validation accuracy {history['val_accuracy'][-1]:.4f}, loss {history['val_loss'][-1]:.4f}.")
     print(f"Model saved in {path} after {time.perf_counter() - start:.0f} s.")
 
@@ -1017,7 +1158,7 @@ def test(folder, typed):
     print_test(results)
 
 
-# ==================================== 12. The command line ====================================
+# ==================================== 13. The command line ====================================
 
 MODES = {"simulate": simulate, "train": train, "test": test}
 KINDS = (SimulationSettings, TrainingSettings, RunSettings)
