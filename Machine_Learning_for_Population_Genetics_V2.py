@@ -36,11 +36,14 @@ if __name__ == "__main__":
 
 import argparse
 import contextlib
+import csv
 import hashlib
 import io
+import itertools
 import json
 import math
 import multiprocessing
+import shlex
 import shutil
 import tempfile
 import threading
@@ -125,6 +128,7 @@ class TrainingSettings:
     epochs: int = option(10, "[1, 100000]", "passes through the training spectra")
     learning_rate: float = option(1e-5, "(0, 10]", "size of Adam's steps")
     batch_size: int = option(128, "[1, 100000]", "spectra per step")
+    folded: bool = option(False, "[0, 1]", "fold the spectra, for when ancestral alleles are not known")
     seed: int = option(*SEED)
 
 
@@ -350,8 +354,9 @@ def build_network(shape, settings):
     Returns
     -------
     keras.Model
-        Takes counts, shape (N, 2 * n_A + 1, 2 * n_B + 1, 1), and returns the posterior
-        probabilities of divergence and gene flow, equally likely beforehand, shape (N, 2).
+        Takes counts, shape (N, 2 * n_A + 1, 2 * n_B + 1, 1), folded ones too if it folds, and
+        returns the posterior probabilities of divergence and gene flow, equally likely beforehand,
+        shape (N, 2).
     """
     keras = start_keras()
     from keras import layers, ops
@@ -364,7 +369,10 @@ def build_network(shape, settings):
     is_snp[0, 0] = is_snp[-1, -1] = 0
 
     counts = keras.Input(shape=(*shape, 1), name="joint_sfs")
-    x = ops.sqrt(counts * is_snp)
+    x = counts * is_snp
+    if settings.folded:
+        x = fold(x)
+    x = ops.sqrt(x)
     x = layers.Rescaling(GAIN)(x)
     x = layers.Conv2D(FILTERS, 3, padding="same", activation="relu", kernel_initializer=he_weights())(x)
     x = layers.Flatten()(x)
@@ -427,6 +435,7 @@ def batches(sfs, responses, rows, batch_size, swapped_copies=False, shuffle_seed
     # While tf.data tunes itself, it may sleep through half a second at the end of an epoch.
     untuned = tf.data.Options()
     untuned.autotune.enabled = False
+    untuned.experimental_optimization.map_parallelization = False
     examples = tf.data.Dataset.range(len(rows) * (2 if swapped_copies else 1))
     if shuffle_seed is not None:
         examples = examples.shuffle(len(examples), seed=shuffle_seed)
@@ -641,9 +650,202 @@ def baseline_verdicts(baselines, sfs, folded=False):
     return verdicts
 
 
+MEASURES = (  # in which a spectrum as a whole is compared with the simulations
+    "SNPs",
+    "pi in A",
+    "pi in B",
+    "d_XY",
+    "polymorphic in both",
+    "derived allele more common",
+)
+
+
+_SCALE = "--mutation_rate, --sequence_length and --n_loci"
+_HISTORY = "--tdiv_prior, --ne_prior and --migration_prior"
+DEPENDS_ON = {  # the settings to look at where a summary is unlike all simulations
+    "SNPs": _SCALE,
+    "pi in A": f"--ne_prior, {_SCALE}",
+    "pi in B": f"--ne_prior, {_SCALE}",
+    "d_XY": f"--tdiv_prior, {_SCALE}",
+    "F_ST": _HISTORY,
+    "polymorphic in both": _HISTORY,
+    "polymorphic in A only": _HISTORY,
+    "polymorphic in B only": _HISTORY,
+    "fixed differences": _HISTORY,
+    "derived allele more common": "which alleles are ancestral (if that is not known, --train --folded)",
+}
+
+
+def log_measures(found):
+    """The logarithms of `MEASURES` in what `summaries` found, shape (N, measures)."""
+    return np.log(np.stack([found[name] for name in MEASURES if name in found], axis=1) + 1e-6)
+
+
+def fit_reference(sfs, folded=False):
+    """What spectra look like on which a network was trained.
+
+    For a spectrum as a whole, this is the Mahalanobis distance of the logarithms of `MEASURES`,
+    beyond which one in 200 of the simulations lie. Among the detectors of scikit-learn it is the one
+    that learns a mean and a matrix and no more, plain numbers that a model can carry. Logarithms,
+    as they make what is missing stand out: folded spectra have no derived alleles above one half.
+
+    Parameters
+    ----------
+    sfs : numpy.ndarray, shape (N, n_A + 1, n_B + 1, 1)
+    folded : bool
+        Leave out the summary that folded spectra do not have.
+
+    Returns
+    -------
+    dict
+        "percentiles", from 0 to 100, of each of the `summaries`; "mean", "precision" and "limit" of
+        the squared distance.
+    """
+    from sklearn.covariance import EmpiricalCovariance
+
+    found = summaries(sfs, folded)
+    normal = EmpiricalCovariance().fit(log_measures(found))
+    return {
+        "percentiles": {name: np.percentile(x, np.arange(101)).tolist() for name, x in found.items()},
+        "mean": normal.location_.tolist(),
+        "precision": normal.precision_.tolist(),
+        "limit": float(np.percentile(normal.mahalanobis(log_measures(found)), 99.5)),
+    }
+
+
+def place(sfs, reference, folded=False):
+    """Where spectra lie among those that a network was trained on.
+
+    Parameters
+    ----------
+    sfs : numpy.ndarray, shape (N, n_A + 1, n_B + 1, 1)
+    reference : dict
+        From `fit_reference`.
+    folded : bool
+
+    Returns
+    -------
+    values : dict of str to numpy.ndarray, shape (N,)
+        The `summaries`.
+    percentiles : dict of str to numpy.ndarray, shape (N,)
+        Between 0 and 100; -inf or inf where a value is below or above all simulations.
+    outlier : numpy.ndarray of bool, shape (N,)
+        Whether the spectrum as a whole is one.
+    """
+    values, percentiles = summaries(sfs, folded), {}
+    for name, known in reference["percentiles"].items():
+        percentiles[name] = np.interp(values[name], known, np.arange(101), left=-np.inf, right=np.inf)
+    off = log_measures(values) - reference["mean"]
+    distances = ((off @ np.array(reference["precision"])) * off).sum(axis=1)
+    return values, percentiles, distances > reference["limit"]
+
+
+# ================================= 9. Observed spectra =================================
+
+
+class Observed(NamedTuple):
+    """A joint SFS from nature.
+
+    Attributes
+    ----------
+    counts : numpy.ndarray of float, shape (n_A + 1, n_B + 1)
+        By chromosomes; A is the first population. Projected spectra have fractions of SNPs.
+    folded : bool
+    remark : str
+        What there is to say about it.
+    """
+
+    counts: np.ndarray
+    folded: bool
+    remark: str = ""
+
+
+def read_observed(path):
+    """Read an observed joint SFS: `.npy`, fastsimcoal2's `.obs`, or else dadi's and moments' text.
+
+    Raises
+    ------
+    Problem
+        If it is no joint SFS of two populations, each of an even number of chromosomes.
+    """
+    read = {".npy": read_numpy, ".obs": read_fastsimcoal}.get(path.suffix, read_dadi)
+    try:
+        observed = read(path)
+        counts = observed.counts
+        if counts.ndim != 2:
+            raise ValueError(f"a spectrum of {counts.ndim} populations: make one of two, A and B")
+        sizes = [size - 1 for size in counts.shape]
+        for size in sizes:
+            if size < 2 or size % 2:
+                raise ValueError(
+                    f"{sizes[0]} + {sizes[1]} chromosomes: project to even numbers, two an individual"
+                )
+        if not np.isfinite(counts).all() or counts.min() < 0:
+            raise ValueError("some counts are negative or infinite")
+        if not counts.ravel()[1:-1].any():
+            raise ValueError("there are no SNPs in it")
+    except FileNotFoundError:
+        raise Problem(f"{path} is missing.") from None
+    except Exception as error:  # a broken file can raise anything
+        raise Problem(f"{path}: {one_line(error)}.") from None
+    return observed
+
+
+def read_numpy(path):
+    """An array of shape (n_A + 1, n_B + 1), perhaps with a channel behind; taken for unfolded."""
+    counts = np.load(path, allow_pickle=False)
+    if counts.ndim == 3 and counts.shape[2] == 1:
+        counts = counts[..., 0]
+    if counts.dtype.kind not in "iuf" or counts.ndim != 2:
+        raise ValueError(
+            f"shape {counts.shape}, type {counts.dtype}: not one spectrum, (n_A + 1, n_B + 1) numbers"
+        )
+    return Observed(counts.astype(float), folded=False)
+
+
+def read_dadi(path):
+    """Text as dadi and moments write it: comments, sizes, data and, perhaps, a mask."""
+    lines = path.read_text(encoding="utf-8").splitlines()
+    header, *rest = [line for line in lines if line.strip() and not line.lstrip().startswith("#")]
+    words = shlex.split(header)
+    shape = [int(word) for word in itertools.takewhile(str.isdigit, words)]
+    folded = words[len(shape) : len(shape) + 1] == ["folded"]
+    numbers = [float(word) for word in " ".join(rest).split()]
+    n_cells = math.prod(shape)
+    if not shape or len(numbers) not in (n_cells, 2 * n_cells):
+        raise ValueError(f"{len(numbers)} numbers after a first line of {header!r:.60}: no spectrum")
+    counts = np.array(numbers[:n_cells]).reshape(shape)
+    masked = np.isnan(counts)
+    masked |= np.array(numbers[n_cells:] or [0] * n_cells).reshape(shape) != 0
+    counts[masked] = 0
+    masked.flat[[0, -1]] = False
+    if folded:
+        total = sum(np.ogrid[tuple(map(slice, shape))])
+        masked &= 2 * total <= total.max()  # the others are empty
+    remark = f"{masked.sum()} masked cells beside the two corners count as 0" if masked.any() else ""
+    return Observed(counts, folded, remark)
+
+
+def read_fastsimcoal(path):
+    """fastsimcoal2's joint spectrum of populations 0, in columns, and 1, in rows; 0 is A."""
+    if ("jointDAF" in path.name) == ("jointMAF" in path.name):
+        raise ValueError("the name must have jointDAF or jointMAF in it, for derived or minor alleles")
+    first, columns, *rows = [
+        line.split() for line in path.read_text(encoding="utf-8").splitlines() if line
+    ]
+    if first[0] != "1":
+        raise ValueError(f"{first[0]} observations in place of one")
+    labels = [f"d1_{row}" for row in range(len(rows))]
+    if columns != [f"d0_{column}" for column in range(len(columns))] or labels != [
+        row[0] for row in rows
+    ]:
+        raise ValueError("not populations d0 in columns and d1 in rows")
+    return Observed(np.array([row[1:] for row in rows], float).T, folded="jointMAF" in path.name)
+
+
 # The lesson ends here. What follows serves it: processes, files, screen, and the command line.
 
-# ======================================== 9. Processes ========================================
+# ======================================== 10. Processes ========================================
 
 
 def usable_cores():
@@ -692,7 +894,7 @@ def worker_pool(n_workers):
             raise
 
 
-# ========================================== 10. Files ==========================================
+# ========================================== 11. Files ==========================================
 
 
 @contextlib.contextmanager
@@ -990,7 +1192,7 @@ def load_model(path):
     return model
 
 
-# ======================================= 11. The screen =======================================
+# ======================================= 12. The screen =======================================
 
 
 def one_line(error):
@@ -1031,19 +1233,23 @@ def held_stderr():
 
 
 def progress(total, done):
-    """A bar that moves on a terminal; in a pipe or a log, a line after each tenth."""
+    """A bar that moves on a terminal; in a pipe or a log, a line a tenth, or a minute if slower."""
     from tqdm import tqdm
 
     class Lines(tqdm):
+        tenth, time = 10 * done // total, time.monotonic()  # of the last line
+
         def display(self, msg=None, pos=None):
-            if self.n > self.initial and msg is None:
+            tenth, now = 10 * self.n // total, time.monotonic()
+            if msg is None and (tenth > self.tenth or (self.n > done and now > self.time + 60)):
+                self.tenth, self.time = tenth, now
                 print(self)
 
     if sys.stderr.isatty():
         return tqdm(total=total, initial=done, unit=" SFS")
     line = "{n_fmt} of {total_fmt} SFS, {rate_fmt}, {remaining} left"
-    tenths = {"miniters": total / 10, "mininterval": 0, "maxinterval": math.inf}
-    return Lines(total=total, initial=done, unit=" SFS", leave=False, bar_format=line, **tenths)
+    always = {"miniters": 1, "mininterval": 0}
+    return Lines(total=total, initial=done, unit=" SFS", leave=False, bar_format=line, **always)
 
 
 def epoch_printer(n_epochs):
@@ -1069,6 +1275,37 @@ def print_network(model):
     print(f"  {'together':<21} {model.count_params():>9,} weights")
 
 
+def warnings_of(places, row):
+    """What is unusual, among the simulations, about a row of what `place` returned."""
+    _, percentiles, outlier = places
+    warnings = [
+        f"{name}: {'more' if percentiles[name][row] > 0 else 'less'} than in any simulation. "
+        f"It depends on {DEPENDS_ON[name]}."
+        for name in percentiles
+        if not np.isfinite(percentiles[name][row])
+    ]
+    if outlier[row]:
+        warnings.append(
+            "taken together, the summaries are unlike any simulation's. Are ancestral alleles known? "
+            f"Do {_SCALE} fit?"
+        )
+    return warnings
+
+
+def print_place(places, row):
+    """The summaries of one spectrum, and where they lie among the simulations."""
+    values, percentiles, _ = places
+    print(f"{'summary':<28}{'observed':>12}{'percentile':>12}")
+    for name in percentiles:
+        percentile = percentiles[name][row]
+        among = f"{percentile:.0f}" if np.isfinite(percentile) else "outside"
+        print(
+            f"{name:<28}{values[name][row]:>12,.{3 if abs(values[name][row]) < 100 else 0}f}{among:>12}"
+        )
+    for warning in warnings_of(places, row):
+        print(f"Warning: {warning}")
+
+
 def print_test(results):
     """The confusion matrix, and the figures that go with it."""
     print(f"\n{'':18}{'predicted ' + MODELS[0]:>22}{'predicted ' + MODELS[1]:>22}")
@@ -1079,7 +1316,7 @@ def print_test(results):
     print(f"Log-loss {results['log_loss']:.4f}, ROC AUC {results['roc_auc']:.4f}")
 
 
-# ===================================== 12. The commands =====================================
+# ===================================== 13. The commands =====================================
 
 
 def chosen(kind, typed, saved=None):
@@ -1104,7 +1341,11 @@ def learn_without_network(sfs, responses, settings):
     rows, _ = split_rows(len(sfs), settings.seed)
     if len(rows) > AT_MOST:
         rows = np.sort(np.random.default_rng(settings.seed).choice(rows, AT_MOST, replace=False))
-    return {"baselines": fit_baselines(sfs[rows], responses[rows])}
+    sfs, responses = sfs[rows], responses[rows]
+    return {
+        "baselines": fit_baselines(sfs, responses, settings.folded),
+        "reference": fit_reference(sfs, settings.folded),
+    }
 
 
 def train(folder, typed):
@@ -1158,9 +1399,46 @@ def test(folder, typed):
     print_test(results)
 
 
-# ==================================== 13. The command line ====================================
+def predict(folder, typed):
+    """`runml --predict FILE...`: from the model and observed spectra to verdicts."""
+    path, observations = folder / "trained_model.keras", typed["predict"]
+    notes, model = load_notes(path), load_model(path)
+    folded, shape = notes.training.folded, model.input_shape[1:3]
+    for file, observed in observations.items():
+        if observed.counts.shape != shape:
+            (a, b), (model_a, model_b) = (
+                [n // 2 for n in each] for each in (observed.counts.shape, shape)
+            )
+            raise Problem(
+                f"{file}: {2 * a} + {2 * b} chromosomes, the model takes {2 * model_a} + {2 * model_b}: "
+                f"project the spectrum to that, or simulate with --sample_size {a} {b} and train."
+            )
+        if observed.folded and not folded:
+            raise Problem(f"{file}: folded, but the model takes unfolded spectra: train with --folded.")
+    sfs = np.stack([observed.counts for observed in observations.values()])[..., np.newaxis]
+    probabilities = model.predict(sfs.astype(np.float32), verbose=0)
+    verdicts = [MODELS[response] for response in probabilities.argmax(axis=1)]
+    places = place(sfs, notes.learned["reference"], folded)
+    with staging(folder, "predictions") as partial:
+        table = io.StringIO(newline="")
+        writer = csv.writer(table)
+        writer.writerow(["file", "divergence", "gene_flow", "verdict", "within_training_range"])
+        for row, file in enumerate(observations):
+            within = "no" if warnings_of(places, row) else "yes"
+            writer.writerow([file, *probabilities[row], verdicts[row], within])
+        (partial / "predictions.csv").write_text(table.getvalue(), encoding="utf-8", newline="")
+    for row, (file, observed) in enumerate(observations.items()):
+        print(f"\n{file}" + (f" ({observed.remark})" if observed.remark else ""))
+        print_place(places, row)
+        divergence, gene_flow = probabilities[row]
+        print(f"Divergence {divergence:.4f}, gene flow {gene_flow:.4f}: {verdicts[row]}.")
+    print("\nThese are posterior probabilities if both models, with the priors that were simulated, are")
+    print(f"equally probable beforehand, and nothing else is. Saved in {folder / 'predictions.csv'}.")
 
-MODES = {"simulate": simulate, "train": train, "test": test}
+
+# ==================================== 14. The command line ====================================
+
+MODES = {"simulate": simulate, "train": train, "test": test, "predict": predict}
 KINDS = (SimulationSettings, TrainingSettings, RunSettings)
 OPTIONS = {setting.name: setting for kind in KINDS for setting in fields(kind)}
 USES = {  # the options that each mode has a use for
@@ -1168,6 +1446,7 @@ USES = {  # the options that each mode has a use for
     "train": {setting.name for setting in fields(TrainingSettings)},
 }
 USES["test"] = USES["simulate"] - {"n_reps"} | {"n_test_reps"}
+USES["predict"] = set()
 
 
 def is_number(word):
@@ -1221,6 +1500,8 @@ def checked(setting, words):
 
 def shown(value):
     """A setting's value as one would type it."""
+    if isinstance(value, bool):
+        return "on" if value else "off"
     return " ".join(f"{number:.10g}" for number in (value if isinstance(value, tuple) else [value]))
 
 
@@ -1245,6 +1526,9 @@ def command_line():
     modes.add_argument("--simulate", action="store_true", help="simulate joint SFS under both models")
     modes.add_argument("--train", action="store_true", help="train the network on what was simulated")
     modes.add_argument("--test", action="store_true", help="test it, once, on a fresh set")
+    modes.add_argument(
+        "--predict", nargs="+", type=Path, metavar="FILE", help="apply it to observed joint SFS"
+    )
     everywhere = parser.add_argument_group("every mode")
     everywhere.add_argument(
         "--data_dir", metavar="FOLDER", type=Path, help="where files are (default: data)"
@@ -1254,6 +1538,12 @@ def command_line():
         "train": parser.add_argument_group("the network and how it learns (--train)"),
         "test": parser.add_argument_group("how much is tested (--test)"),
     }
+    groups["simulate"].add_argument(
+        "--settings",
+        type=Path,
+        metavar="FILE",
+        help="take what is not typed here from a saved settings file",
+    )
     for name, setting in OPTIONS.items():
         owners = [mode for mode in MODES if name in USES[mode]]
         group = everywhere if name in ("seed", "workers") else groups[owners[0]]
@@ -1263,6 +1553,8 @@ def command_line():
             form = {"nargs": 2, "metavar": ("LOW", "HIGH")}
         elif setting.type is PerSpecies:
             form = {"nargs": "+", "metavar": ("A", "B")}
+        elif setting.type is bool:
+            form = {"action": "store_const", "const": ["1"]}
         group.add_argument(
             f"--{name}", help=f"{setting.metadata['meaning']} (default: {default})", **form
         )
@@ -1270,33 +1562,44 @@ def command_line():
 
 
 def parse(argv):
-    """What was typed: modes, data folder and checked options. A usage error ends with status 2."""
+    """What was typed: modes, data folder, checked options and observed spectra.
+
+    A usage error ends with status 2.
+    """
     parser = command_line()
     # argparse takes "-1e-5" for the name of an option, unless a blank stands before it.
     words = [f" {word}" if word.startswith("-") and is_number(word) else word for word in argv]
-    typed = vars(parser.parse_args(words))
-    modes = [mode for mode in MODES if typed.pop(mode, False)]
-    folder = typed.pop("data_dir", Path("data"))
+    arguments = vars(parser.parse_args(words))
+    modes = [mode for mode in MODES if mode in arguments]
+    folder = arguments.get("data_dir", Path("data"))
     if not modes:
-        parser.error("say what to do: --simulate, --train or --test (see runml --help)")
-    for name, words in typed.items():
+        parser.error("say what to do: --simulate, --train, --test or --predict (see runml --help)")
+    typed = {}
+    for name in OPTIONS.keys() & arguments.keys():
         try:
-            typed[name] = checked(OPTIONS[name], [word.strip() for word in words])
+            typed[name] = checked(OPTIONS[name], [word.strip() for word in arguments[name]])
         except ValueError as error:
             parser.error(f"--{name} {error}")
+    what_for = " ".join(f"--{mode}" for mode in modes)
+    if path := arguments.get("settings"):
+        if "simulate" not in modes:
+            parser.error(f"--settings has no use in {what_for}")
+        typed = asdict(saved_settings(SimulationSettings, load_json(path), path)) | typed
     if "simulate" in modes and (reason := why_senseless(chosen(SimulationSettings, typed))):
         parser.error(reason)
     finish_moves(folder)
     useless = typed.keys() - set().union(*(USES[mode] for mode in modes))
-    old_model = "test" in modes and "train" not in modes  # refused here, not after an hour of simulation
+    old_model = "train" not in modes and not {"test", "predict"}.isdisjoint(modes)
+    # What does not fit is refused here, not after an hour of simulation.
     what, saved = saved_beside(folder, modes) if useless or old_model else ("", {})
     if old_model:
         useless |= {"sample_size"} & typed.keys() & saved.keys()  # which a model cannot change
     for name in sorted(useless):
         if name not in saved:
-            parser.error(f"--{name} has no use in {' '.join(f'--{mode}' for mode in modes)}")
+            parser.error(f"--{name} has no use in {what_for}")
         if saved[name] != typed[name]:
             parser.error(f"--{name} {shown(typed[name])}: {what} with {shown(saved[name])}")
+    typed["predict"] = {path: read_observed(path) for path in arguments.get("predict", [])}
     return modes, folder, typed
 
 
@@ -1315,7 +1618,7 @@ def why_senseless(settings):
 
 def saved_beside(folder, modes):
     """How what the modes start from, a model or data, was made, and with which settings."""
-    if "test" in modes and "train" not in modes:
+    if "train" not in modes and not {"test", "predict"}.isdisjoint(modes):
         notes = load_notes(folder / "trained_model.keras")
         simulations = asdict(notes.simulations) if notes.simulations else {}
         return "the model was trained", simulations | asdict(notes.training)
