@@ -435,7 +435,6 @@ def batches(sfs, responses, rows, batch_size, swapped_copies=False, shuffle_seed
     # While tf.data tunes itself, it may sleep through half a second at the end of an epoch.
     untuned = tf.data.Options()
     untuned.autotune.enabled = False
-    untuned.experimental_optimization.map_parallelization = False
     examples = tf.data.Dataset.range(len(rows) * (2 if swapped_copies else 1))
     if shuffle_seed is not None:
         examples = examples.shuffle(len(examples), seed=shuffle_seed)
@@ -1416,7 +1415,7 @@ def predict(folder, typed):
         if observed.folded and not folded:
             raise Problem(f"{file}: folded, but the model takes unfolded spectra: train with --folded.")
     sfs = np.stack([observed.counts for observed in observations.values()])[..., np.newaxis]
-    probabilities = model.predict(sfs.astype(np.float32), verbose=0)
+    probabilities = model.predict_on_batch(sfs.astype(np.float32))
     verdicts = [MODELS[response] for response in probabilities.argmax(axis=1)]
     places = place(sfs, notes.learned["reference"], folded)
     with staging(folder, "predictions") as partial:
