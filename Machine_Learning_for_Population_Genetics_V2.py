@@ -684,7 +684,7 @@ def fit_reference(sfs, folded=False):
     """What spectra look like on which a network was trained.
 
     For a spectrum as a whole, this is the Mahalanobis distance of the logarithms of `MEASURES`,
-    beyond which one in 200 of the simulations lie. Among the detectors of scikit-learn it is the one
+    beyond which four in 1,000 simulations lie. Among the detectors of scikit-learn it is the one
     that learns a mean and a matrix and no more, plain numbers that a model can carry. Logarithms,
     as they make what is missing stand out: folded spectra have no derived alleles above one half.
 
@@ -708,7 +708,7 @@ def fit_reference(sfs, folded=False):
         "percentiles": {name: np.percentile(x, np.arange(101)).tolist() for name, x in found.items()},
         "mean": normal.location_.tolist(),
         "precision": normal.precision_.tolist(),
-        "limit": float(np.percentile(normal.mahalanobis(log_measures(found)), 99.5)),
+        "limit": float(np.percentile(normal.mahalanobis(log_measures(found)), 99.6)),
     }
 
 

@@ -335,6 +335,34 @@ def part_memory(work):
     row("largest process of `--train`", f"{training:.0f} MB", "", "at most 2,000 MB")
 
 
+def part_opinion(work):
+    """How often spectra are said to be unlike those that the model was trained on."""
+    training = np.load(simulated(work, SEEDS[0]) / "simulated_sfs.npy")
+    training = training[runml.split_rows(len(training), SEEDS[0])[0]]
+    fresh = np.load(simulated(work, SEEDS[1]) / "simulated_sfs.npy")
+    other = {}
+    for length, n_reps in ((1_000_000, 250), (10_000, 500)):
+        folder = work / f"length_{length}"
+        command = [*SCRIPT, "--simulate", "--sequence_length", length, "--n_reps", n_reps, "--seed", 7]
+        timed([*command, "--data_dir", folder])
+        other[length] = np.load(folder / "simulated_sfs.npy")
+    for folded in (False, True):
+        reference = runml.fit_reference(training, folded)
+        known = {
+            "fresh ones, as in training": (fresh, "fewer than 1%"),
+            "ten times the sequence length": (other[1_000_000], "at least 95%"),
+            "a tenth of the sequence length": (other[10_000], "at least 95%"),
+        }
+        if not folded:
+            known["folded, passed off as unfolded"] = (runml.fold(fresh), "at least 95%")
+            known["ancestral and derived alleles swapped"] = (fresh[:, ::-1, ::-1], "at least 95%")
+        for name, (sfs, target) in known.items():
+            _, percentiles, outlier = runml.place(sfs, reference, folded)
+            within = np.isfinite(list(percentiles.values())).all(axis=0) & ~outlier
+            what = "spectra flagged by a folded model" if folded else "spectra flagged"
+            row(f"{what}: {name}", f"{1 - within.mean():.1%}", f"of {len(sfs):,}", target)
+
+
 def part_lesson(work):
     """The instructor's questions, one change at a time."""
     folder = simulated(work, 1234)
