@@ -232,8 +232,8 @@ def test_workers_are_never_more_than_the_work(tmp_path, monkeypatch, capsys):
 
 
 USAGE = [
-    ([], "--simulate, --train or --test"),
-    (["--layers", "2"], "--simulate, --train or --test"),
+    ([], "--simulate, --train, --test or --predict"),
+    (["--layers", "2"], "--simulate, --train, --test or --predict"),
     (["--train", "--lay", "2"], "--lay"),
     (["--simulate", "5"], "unrecognized arguments: 5"),
     (["--simulate", "--n_reps", "1", "2"], "unrecognized arguments: 2"),
@@ -296,6 +296,16 @@ USAGE = [
     (["--train", "--gene_flow_fraction", "1"], "simulated with 0.5"),
     (["--train", "--tdiv_prior", "1", "2"], "50000 500000"),
     (["--predict"], "--predict"),
+    (["--predict", "two.fs", "--seed", "9"], "trained with 1234"),
+    (["--predict", "two.fs", "--layers", "3"], "trained with 2"),
+    (["--predict", "two.fs", "--sample_size", "5"], "trained with 10 10"),
+    (["--predict", "two.fs", "--n_test_reps", "9"], "--n_test_reps"),
+    (["--predict", "two.fs", "--workers", "2"], "--workers"),
+    (["--predict", "two.fs", "--settings", "own.json"], "--settings"),
+    (["--train", "--settings", "own.json"], "--settings"),
+    (["--test", "--folded"], "trained with off"),
+    (["--simulate", "--folded"], "--folded"),
+    (["--train", "--folded", "yes"], "yes"),
     (["train"], "train"),
     (["--data_dir"], "--data_dir"),
 ]
@@ -401,8 +411,14 @@ def test_broken_files(tmp_path, trained, capsys, case):
 
 
 def test_commands_out_of_order_name_the_one_to_run_first(tmp_path, capsys):
-    for mode, first in (("--train", "--simulate"), ("--test", "--train")):
-        status, _, error = run(capsys, mode, "--data_dir", tmp_path)
+    example = tmp_path.with_suffix(".npy")
+    np.save(example, np.ones((21, 21)))
+    for words, first in (
+        (["--train"], "--simulate"),
+        (["--test"], "--train"),
+        (["--predict", example], "--train"),
+    ):
+        status, _, error = run(capsys, *words, "--data_dir", tmp_path)
         assert status == 1
         assert f"run runml {first} first" in error
     assert not list(tmp_path.iterdir())
