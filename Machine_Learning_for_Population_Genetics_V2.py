@@ -779,9 +779,10 @@ def read_observed(path):
                 raise ValueError(
                     f"{sizes[0]} + {sizes[1]} chromosomes: project to even numbers, two an individual"
                 )
+        counts[0, 0] = counts[-1, -1] = 0  # no SNPs, whatever they hold
         if not np.isfinite(counts).all() or counts.min() < 0:
             raise ValueError("some counts are negative or infinite")
-        if not counts.ravel()[1:-1].any():
+        if not counts.any():
             raise ValueError("there are no SNPs in it")
     except FileNotFoundError:
         raise Problem(f"{path} is missing.") from None
@@ -805,7 +806,8 @@ def read_numpy(path):
 def read_dadi(path):
     """Text as dadi and moments write it: comments, sizes, data and, perhaps, a mask."""
     lines = path.read_text(encoding="utf-8").splitlines()
-    header, *rest = [line for line in lines if line.strip() and not line.lstrip().startswith("#")]
+    lines = [line for line in lines if line.strip() and not line.lstrip().startswith("#")]
+    header, *rest = lines or [""]
     words = shlex.split(header)
     shape = [int(word) for word in itertools.takewhile(str.isdigit, words)]
     folded = words[len(shape) : len(shape) + 1] == ["folded"]
@@ -826,19 +828,21 @@ def read_dadi(path):
 
 
 def read_fastsimcoal(path):
-    """fastsimcoal2's joint spectrum of populations 0, in columns, and 1, in rows; 0 is A."""
+    """fastsimcoal2's joint spectrum of two populations; A is the one in columns, of the lower number."""
     if ("jointDAF" in path.name) == ("jointMAF" in path.name):
         raise ValueError("the name must have jointDAF or jointMAF in it, for derived or minor alleles")
-    first, columns, *rows = [
-        line.split() for line in path.read_text(encoding="utf-8").splitlines() if line
-    ]
-    if first[0] != "1":
-        raise ValueError(f"{first[0]} observations in place of one")
-    labels = [f"d1_{row}" for row in range(len(rows))]
-    if columns != [f"d0_{column}" for column in range(len(columns))] or labels != [
-        row[0] for row in rows
-    ]:
-        raise ValueError("not populations d0 in columns and d1 in rows")
+    lines = [line.split() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    if len(lines) < 3 or lines[0][0] != "1":
+        raise ValueError("not a first line of 1 observations, then one spectrum")
+    _, columns, *rows = lines
+    labels = [row[0] for row in rows]
+    for names in (columns, labels):
+        if names != [f"{names[0].partition('_')[0]}_{count}" for count in range(len(names))]:
+            raise ValueError(
+                "columns and rows are not labelled as in d0_0, d0_1, ... and d1_0, d1_1, ..."
+            )
+    if any(len(row) != len(columns) + 1 for row in rows):
+        raise ValueError("some rows are longer than others")
     return Observed(np.array([row[1:] for row in rows], float).T, folded="jointMAF" in path.name)
 
 

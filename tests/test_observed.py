@@ -195,7 +195,9 @@ def test_fastsimcoal_has_the_second_population_in_rows(tmp_path):
 
 def test_arrays_are_read(tmp_path):
     counts = random_spectrum(np.random.default_rng(5), (5, 7))
-    for array in (counts, counts.astype(np.int32), counts[..., np.newaxis]):
+    with_corners = counts.copy()
+    with_corners[0, 0], with_corners[-1, -1] = 1e6, np.nan  # as in what moments has under its mask
+    for array in (counts, counts.astype(np.int32), counts[..., np.newaxis], with_corners):
         np.save(tmp_path / "own.npy", array)
         assert np.array_equal(runml.read_observed(tmp_path / "own.npy").counts, counts)
 
@@ -227,9 +229,10 @@ REFUSED = {
     "other_size.fs": ("5 5\n" + NUMBERS, "4 + 4 chromosomes, the model takes 20 + 20"),
     "folded.fs": ("21 21 folded\n" + " ".join(["1"] * 441), "--folded"),
     "plain.obs": ("1 observations\n", "jointDAF"),
-    "two_jointDAFpop1_0.obs": ("2 observations\n\td0_0\td0_1\nd1_0\t1\t1\n", "2 observations"),
-    "other_jointDAFpop2_1.obs": ("1 observations\n\td1_0\td1_1\nd2_0\t1\t1\n", "d0"),
-    "ragged_jointDAFpop1_0.obs": ("1 observations\n\td0_0\td0_1\td0_2\nd1_0\t1\n", "ragged"),
+    "two_jointDAFpop1_0.obs": ("2 observations\n\td0_0\td0_1\nd1_0\t1\t1\n", "1 observations"),
+    "nothing_jointDAFpop1_0.obs": ("", "1 observations"),
+    "other_jointDAFpop1_0.obs": ("1 observations\n\td0_0\td0_2\nd1_0\t1\t1\n", "labelled"),
+    "ragged_jointDAFpop1_0.obs": ("1 observations\n\td0_0\td0_1\td0_2\nd1_0\t1\n", "some rows"),
     "binary.fs": (b"\xff\xfe\x00\x01", "binary.fs"),
     "noise.npy": (b"\x93NUMPY\x01\x00", "noise.npy"),
 }
