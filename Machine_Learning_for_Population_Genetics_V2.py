@@ -599,7 +599,7 @@ def summaries(sfs, folded=False):
     return found
 
 
-AT_MOST = 20_000  # training spectra that these look at: enough, and few enough for the memory
+ENOUGH = 20_000  # training spectra for these to look at; all of a million would fill the memory
 BASELINES = ("F_ST", "polymorphic in both")  # on which one could set a threshold
 LOGISTIC = "log(1 + SFS)"
 
@@ -772,12 +772,16 @@ def read_observed(path):
         observed = read(path)
         counts = observed.counts
         if counts.ndim != 2:
-            raise ValueError(f"a spectrum of {counts.ndim} populations: make one of two, A and B")
+            raise ValueError(
+                f"{counts.ndim} populations in place of two: choose A and B in easySFS, or sum over the "
+                "others (moments: marginalize)"
+            )
         sizes = [size - 1 for size in counts.shape]
         for size in sizes:
             if size < 2 or size % 2:
                 raise ValueError(
-                    f"{sizes[0]} + {sizes[1]} chromosomes: project to even numbers, two an individual"
+                    f"{sizes[0]} + {sizes[1]} chromosomes: project to even numbers, two an individual "
+                    "(easySFS: --proj; moments: project)"
                 )
         counts[0, 0] = counts[-1, -1] = 0  # no SNPs, whatever they hold
         if not np.isfinite(counts).all() or counts.min() < 0:
@@ -1342,8 +1346,8 @@ def simulate(folder, typed):
 def learn_without_network(sfs, responses, settings):
     """What a model needs to remember of its training part beside the network's weights."""
     rows, _ = split_rows(len(sfs), settings.seed)
-    if len(rows) > AT_MOST:
-        rows = np.sort(np.random.default_rng(settings.seed).choice(rows, AT_MOST, replace=False))
+    if len(rows) > ENOUGH:
+        rows = np.sort(np.random.default_rng(settings.seed).choice(rows, ENOUGH, replace=False))
     sfs, responses = sfs[rows], responses[rows]
     return {
         "baselines": fit_baselines(sfs, responses, settings.folded),
@@ -1414,7 +1418,8 @@ def predict(folder, typed):
             )
             raise Problem(
                 f"{file}: {2 * a} + {2 * b} chromosomes, the model takes {2 * model_a} + {2 * model_b}: "
-                f"project the spectrum to that, or simulate with --sample_size {a} {b} and train."
+                "project to that (easySFS: --proj; moments: project), or simulate with --sample_size "
+                f"{a} {b} and train."
             )
         if observed.folded and not folded:
             raise Problem(f"{file}: folded, but the model takes unfolded spectra: train with --folded.")
