@@ -425,7 +425,7 @@ def part_scale(work, n_reps=1_000, n_rounds=3, sizes=(2_000, 20_000)):
 
 
 def part_cost(work, n_sfs=60):
-    """How the time of one SFS, in one process, grows with what most decides it."""
+    """How the CPU time of one SFS, in one process, grows with what most decides it."""
     lesson = runml.SimulationSettings()
     grids = {
         "sample_size": [runml.PerSpecies(n, n) for n in (5, 10, 20, 40)],
@@ -437,13 +437,13 @@ def part_cost(work, n_sfs=60):
         times = []
         for value in values:
             settings = replace(lesson, **{name: value})
-            start = time.perf_counter()
+            start = time.process_time()
             runml.simulate_rows(settings, FINITE_SITES, range(n_sfs))
-            times.append((time.perf_counter() - start) / n_sfs)
+            times.append((time.process_time() - start) / n_sfs)
         steps = np.log([np.mean(value) for value in values])
         exponent = np.polyfit(steps, np.log(times), 1)[0]
         row(
-            f"time of one SFS by `--{name}`, {runml.shown(values[0])} to {runml.shown(values[-1])}",
+            f"CPU time of one SFS by `--{name}`, {runml.shown(values[0])} to {runml.shown(values[-1])}",
             f"grows with its power {exponent:.2f}",
             f"{', '.join(f'{1000 * seconds:.1f}' for seconds in times)} ms",
             "",
