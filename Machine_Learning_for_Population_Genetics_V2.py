@@ -41,16 +41,19 @@ import hashlib
 import io
 import itertools
 import json
+import logging
 import math
 import multiprocessing
+import platform
 import shlex
 import shutil
 import tempfile
 import threading
 import time
+import warnings
 import zipfile
 from collections import deque
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import CancelledError, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass, field, fields, replace
 from importlib.metadata import version
@@ -134,10 +137,11 @@ class TrainingSettings:
 
 @dataclass(frozen=True)
 class RunSettings:
-    """How much is tested, and with how many processes. Neither changes what a replicate is."""
+    """How much is tested, and what simulates. None of it changes what a replicate is."""
 
     n_test_reps: int = option(500, "[1, 1e7]", "test replicates per model")
     workers: int = option(0, "[1, 4096]", "processes that simulate")  # 0: as many as there are cores
+    dask_scheduler: str = option("", "", "address of a Dask scheduler to simulate on instead")
 
 
 # One seed grows three branches, whose random numbers are independent whatever the seed.
@@ -901,7 +905,102 @@ def worker_pool(n_workers):
             raise
 
 
-# ========================================== 11. Files ==========================================
+=======
+def versions():
+    """The versions of the packages that each count depends on."""
+    return {package: version(package) for package in ("msprime", "tskit", "numpy")}
+
+
+def listed(found):
+    """Packages with their versions, in a line."""
+    return ", ".join(f"{package} {number}" for package, number in found.items())
+
+
+@contextlib.contextmanager
+def dask_cluster(address):
+    """An executor on the workers of a Dask scheduler, and how many threads these have.
+
+    Dask does a lost worker's tasks again elsewhere. But where no worker is left it waits for ever,
+    in case one comes: hence the watch. A worker may join at any time, with whatever packages it has:
+    hence each task looks at them first.
+    """
+    import asyncio
+
+    where = f"--dask_scheduler {address}"
+    try:
+        import cloudpickle
+        import distributed
+    except ImportError:
+        raise Problem("--dask_scheduler takes one more package: pip install distributed") from None
+    logging.disable()  # what distributed says of an error is long, and ours follows
+    warnings.filterwarnings("ignore", module="distributed")
+    cloudpickle.register_pickle_by_value(sys.modules[__name__])  # the workers do not have this file
+    keys = distributed.Security().get_connection_args("client")
+    try:
+        # First without a client: it would wait for ever where something else listens in silence, and
+        # for long to close a connection that it never had.
+        knock = distributed.comm.connect(address, timeout=5, **keys)
+        asyncio.run(asyncio.wait_for(knock, timeout=5)).abort()
+        client = distributed.Client(address, timeout=5, set_as_default=False)
+    except Exception as error:  # anything may answer at an address
+        raise Problem(f"{where}: no Dask scheduler answers there ({one_line(error)}).") from None
+    needed, over = versions(), threading.Event()
+
+    def as_here(function, *args):  # in a worker
+        if (found := versions()) != needed:
+            raise ImportError(f"it has {listed(found)}")
+        return function(*args)
+
+    def watch():
+        looks_in_vain = 0
+        while looks_in_vain < 10:
+            if over.wait(1):
+                return
+            looks_in_vain += 1
+            with contextlib.suppress(Exception):
+                if client.sync(client.scheduler.ncores, callback_timeout=5):
+                    looks_in_vain = 0
+        executor.shutdown(wait=False)  # cancels what is waited for
+
+    with client:
+        executor = client.get_executor(pure=False)
+        try:
+            client.wait_for_workers(1, timeout=5)
+            pythons = client.run(platform.python_version)
+        except OSError as error:
+            raise Problem(f"{where}: no workers answer there ({one_line(error)}).") from None
+        for worker, python in pythons.items():  # between these, functions do not travel
+            if python.split(".")[:2] != platform.python_version().split(".")[:2]:
+                here = platform.python_version()
+                raise Problem(f"{where}: worker {worker} has Python {python}, and here is {here}.")
+        submit = executor.submit
+        executor.submit = lambda *task: submit(as_here, *task)
+        threading.Thread(target=watch, daemon=True).start()
+        try:
+            yield executor, sum(client.nthreads().values())
+        except ImportError as error:
+            raise Problem(f"{where}: a worker needs {listed(needed)} ({one_line(error)}).") from None
+        except distributed.KilledWorker:
+            raise Problem(f"{where}: workers died, perhaps as their memory was full.") from None
+        except CancelledError:
+            raise Problem(f"{where}: the scheduler, or the last of its workers, is gone.") from None
+        finally:
+            over.set()
+
+
+@contextlib.contextmanager
+def simulating_processes(run, n_tasks):
+    """The executor that is asked for, and how many tasks to hand it ahead."""
+    if run.dask_scheduler:
+        with dask_cluster(run.dask_scheduler) as (executor, n_threads):
+            yield executor, 4 * n_threads
+    else:
+        n_workers = min(run.workers or usable_cores(), n_tasks)
+        with worker_pool(n_workers) as executor:
+            yield executor, 4 * n_workers
+
+
+# ========================================== 11. Files ===================================
 
 
 @contextlib.contextmanager
@@ -967,7 +1066,7 @@ def checksums(*paths):
     return sums
 
 
-def save_dataset(settings, branch, folder, name, n_workers):
+def save_dataset(settings, branch, folder, name, run):
     """Simulate a dataset and write its four files, or go on with those that an earlier try left.
 
     The spectra go to the disk as they come, behind a header that already states how many they
@@ -977,8 +1076,7 @@ def save_dataset(settings, branch, folder, name, n_workers):
     shape = (n_rows, 2 * settings.sample_size.a + 1, 2 * settings.sample_size.b + 1, 1)
     sfs_path, responses_path = folder / f"{name}_sfs.npy", folder / f"{name}_responses.npy"
     settings_path = folder / f"{name}_settings.json"
-    packages = {package: version(package) for package in ("msprime", "tskit", "numpy")}
-    about = json.loads(json.dumps(asdict(settings) | {"versions": packages}))  # as it will be read
+    about = json.loads(json.dumps(asdict(settings) | {"versions": versions()}))  # as it will be read
     needed = 4 * math.prod(shape) - (sfs_path.stat().st_size if sfs_path.exists() else 0)
     if needed > shutil.disk_usage(folder).free:
         raise Problem(f"{folder.parent}: the disk has no room for {needed / 1e6:,.0f} MB of spectra.")
@@ -986,9 +1084,9 @@ def save_dataset(settings, branch, folder, name, n_workers):
     save_json(settings_path, about)
 
     with open_rows(sfs_path, shape) as (file, done):
-        n_workers = min(n_workers or usable_cores(), math.ceil((n_rows - done) / ROWS_PER_TASK) or 1)
-        with worker_pool(n_workers) as executor, progress(n_rows, done) as bar:
-            for spectra in simulate_dataset(settings, branch, executor, 4 * n_workers, done):
+        n_tasks = math.ceil((n_rows - done) / ROWS_PER_TASK) or 1
+        with simulating_processes(run, n_tasks) as (executor, ahead), progress(n_rows, done) as bar:
+            for spectra in simulate_dataset(settings, branch, executor, ahead, done):
                 file.write(spectra.astype("<i4").tobytes())
                 file.flush()
                 bar.update(len(spectra))
@@ -1338,7 +1436,7 @@ def simulate(folder, typed):
     print(f"Simulating {settings.n_reps:,} replicates of each model.")
     start = time.perf_counter()
     with staging(folder, "simulated", resume=True) as partial:
-        save_dataset(settings, SIMULATE, partial, "simulated", run.workers)
+        save_dataset(settings, SIMULATE, partial, "simulated", run)
     seconds = time.perf_counter() - start
     print(f"{2 * settings.n_reps:,} joint SFS saved in {folder} after {seconds:.0f} s.")
 
@@ -1398,7 +1496,7 @@ def test(folder, typed):
             print(f"Testing under --{name} {shown(value)}; the model was trained under {shown(before)}.")
     print(f"Simulating {settings.n_reps:,} fresh replicates of each model.")
     with staging(folder, "test") as partial:
-        save_dataset(settings, TEST, partial, "test", run.workers)
+        save_dataset(settings, TEST, partial, "test", run)
         sfs, responses = np.load(partial / "test_sfs.npy"), np.load(partial / "test_responses.npy")
         probabilities = model.predict(batches(sfs, responses, np.arange(len(sfs)), 1000), verbose=0)
         results = evaluate(probabilities, responses) | {"seed": settings.seed}
@@ -1450,7 +1548,7 @@ MODES = {"simulate": simulate, "train": train, "test": test, "predict": predict}
 KINDS = (SimulationSettings, TrainingSettings, RunSettings)
 OPTIONS = {setting.name: setting for kind in KINDS for setting in fields(kind)}
 USES = {  # the options that each mode has a use for
-    "simulate": {setting.name for setting in fields(SimulationSettings)} | {"workers"},
+    "simulate": {setting.name for setting in fields(SimulationSettings)} | {"workers", "dask_scheduler"},
     "train": {setting.name for setting in fields(TrainingSettings)},
 }
 USES["test"] = USES["simulate"] - {"n_reps"} | {"n_test_reps"}
@@ -1487,6 +1585,10 @@ def checked(setting, words):
     ValueError
         If they are not what the setting takes; the text goes behind the setting's name.
     """
+    if setting.type is str:
+        if not words[0]:
+            raise ValueError("must not be empty")
+        return words[0]
     if setting.type is PerSpecies and len(words) == 1:
         words = words * 2  # one number serves both species
     if len(words) != (2 if issubclass(setting.type, tuple) else 1):
@@ -1510,6 +1612,8 @@ def shown(value):
     """A setting's value as one would type it."""
     if isinstance(value, bool):
         return "on" if value else "off"
+    if isinstance(value, str):
+        return value or "none"
     return " ".join(f"{number:.10g}" for number in (value if isinstance(value, tuple) else [value]))
 
 
@@ -1554,9 +1658,10 @@ def command_line():
     )
     for name, setting in OPTIONS.items():
         owners = [mode for mode in MODES if name in USES[mode]]
-        group = everywhere if name in ("seed", "workers") else groups[owners[0]]
+        shared = name in ("seed", "workers", "dask_scheduler")
+        group = everywhere if shared else groups[owners[0]]
         default = "all usable cores" if name == "workers" else shown(setting.default)
-        form = {"nargs": 1, "metavar": "N" if setting.type is int else "X"}
+        form = {"nargs": 1, "metavar": {int: "N", str: "ADDRESS"}.get(setting.type, "X")}
         if setting.type is Prior:
             form = {"nargs": 2, "metavar": ("LOW", "HIGH")}
         elif setting.type is PerSpecies:
@@ -1593,6 +1698,8 @@ def parse(argv):
         if "simulate" not in modes:
             parser.error(f"--settings has no use in {what_for}")
         typed = asdict(saved_settings(SimulationSettings, load_json(path), path)) | typed
+    if {"workers", "dask_scheduler"} <= typed.keys():
+        parser.error("--workers has no use with --dask_scheduler")
     if "simulate" in modes and (reason := why_senseless(chosen(SimulationSettings, typed))):
         parser.error(reason)
     finish_moves(folder)

@@ -1,6 +1,6 @@
 """How good, how fast and how large the three commands are, each against its reference in the same run.
 
-    python tests/benchmark.py                    # everything, about 25 minutes on two cores
+    python tests/benchmark.py                    # everything, about half an hour on two cores
     python tests/benchmark.py startup memory     # only these parts
     python tests/benchmark.py --work FOLDER      # keep what was simulated, and use it next time
 
@@ -63,6 +63,7 @@ determinism costs nothing measurable.
 """
 
 import argparse
+import contextlib
 import json
 import multiprocessing
 import os
@@ -73,8 +74,10 @@ import sys
 import tempfile
 import time
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
+import distributed
 import numpy as np
 import psutil
 
@@ -103,20 +106,44 @@ def timed(command, **kwargs):
     return time.perf_counter() - start, done.stdout
 
 
-def peak_memory(command):
-    """The largest resident set, in MB, of any one process that a command ran."""
+def peak_memory(command, with_children=True):
+    """The largest resident set, in MB, of any one process that a command ran, or of the first."""
     root = psutil.Popen(
         [str(word) for word in command], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
     peak = 0
     while root.poll() is None:
         try:
-            for process in [root, *root.children(recursive=True)]:
+            for process in [root, *(root.children(recursive=True) if with_children else [])]:
                 peak = max(peak, process.memory_info().rss)
         except psutil.NoSuchProcess:
             pass
         time.sleep(0.02)
     return peak / 1e6
+
+
+@contextlib.contextmanager
+def dask_workers(folder):
+    """The address of a scheduler on loopback, with one-threaded workers for as long as the block."""
+    where = ["--host", "127.0.0.1", "--no-dashboard", "--scheduler-file", "scheduler.json"]
+    quiet = {"cwd": folder, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    kinds = [["scheduler", "--port", "0"], *[["worker", "--nthreads", "1", "--no-nanny"]] * N_WORKERS]
+    processes = []
+    try:
+        for kind, *words in kinds:
+            start = [sys.executable, "-m", f"distributed.cli.dask_{kind}", *words, *where]
+            processes.append(subprocess.Popen(start, **quiet))
+        ready = Path(folder) / "scheduler.json"
+        while not ready.exists() or not ready.read_text():
+            time.sleep(0.1)
+        address = json.loads(ready.read_text())["address"]
+        with distributed.Client(address, set_as_default=False) as client:
+            client.wait_for_workers(N_WORKERS, timeout=60)
+        yield address
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
 
 
 def genealogies(settings, index):
@@ -361,6 +388,94 @@ def part_opinion(work):
             within = np.isfinite(list(percentiles.values())).all(axis=0) & ~outlier
             what = "spectra flagged by a folded model" if folded else "spectra flagged"
             row(f"{what}: {name}", f"{1 - within.mean():.1%}", f"of {len(sfs):,}", target)
+
+
+def part_scale(work, n_reps=1_000, n_rounds=3, sizes=(2_000, 20_000)):
+    simulate = [*SCRIPT, "--simulate", "--n_reps", n_reps, "--data_dir"]
+    rates = {"1 worker": [], f"{N_WORKERS} workers": [], "Dask": []}
+    with tempfile.TemporaryDirectory(dir=work) as folder, dask_workers(folder) as address:
+        choices = [["--workers", 1], ["--workers", N_WORKERS], ["--dask_scheduler", address]]
+        for turn in range(n_rounds):
+            for (name, found), choice in zip(rates.items(), choices, strict=True):
+                seconds, _ = timed([*simulate, Path(folder) / f"{name} {turn}", *choice])
+                found.append(2 * n_reps / seconds)
+    one, two, dask = rates.values()
+
+    def compare(measured, reference):
+        ratio = statistics.median(
+            ours / theirs for ours, theirs in zip(measured, reference, strict=True)
+        )
+        return f"{statistics.median(measured):.0f} SFS/s, {ratio:.2f} times"
+
+    what = f"`--simulate --n_reps {n_reps}`, {N_WORKERS}"
+    row(
+        f"{what} local workers, rate",
+        compare(two, one),
+        f"1 local worker: {statistics.median(one):.0f} SFS/s",
+        "",
+    )
+    row(
+        f"{what} Dask workers, rate",
+        compare(dask, two),
+        f"{N_WORKERS} local workers: {statistics.median(two):.0f} SFS/s",
+        "at least 0.9 times",
+    )
+
+    with tempfile.TemporaryDirectory(dir=work) as folder:
+        tiny = [*SCRIPT, "--simulate", "--sequence_length", 100, "--data_dir", folder, "--n_reps"]
+        small, large = (peak_memory([*tiny, size], with_children=False) for size in sizes)
+    row(
+        f"parent of `--simulate --n_reps {sizes[1]}`, memory",
+        f"{large:.0f} MB",
+        f"`--n_reps {sizes[0]}`: {small:.0f} MB",
+        "at most 100 MB more",
+    )
+
+    with tempfile.TemporaryDirectory(dir=work) as folder:
+        whole, _ = timed([*simulate, Path(folder) / "whole"])
+        file = Path(folder) / "resumed" / ".simulated.partial" / "simulated_sfs.npy"
+        process = subprocess.Popen(
+            [str(word) for word in [*simulate, Path(folder) / "resumed"]], stdout=subprocess.DEVNULL
+        )
+        half = (Path(folder) / "whole" / "simulated_sfs.npy").stat().st_size / 2
+        while not file.exists() or file.stat().st_size < half:
+            time.sleep(0.01)
+        process.kill()
+        process.wait()
+        done = 100 * file.stat().st_size / (2 * half)
+        rest, _ = timed([*simulate, Path(folder) / "resumed"])
+    row(
+        f"`--simulate`, killed after {done:.0f}%, run again",
+        f"{rest:.1f} s",
+        f"whole: {whole:.1f} s",
+        "",
+    )
+
+
+def part_cost(work, n_sfs=60):
+    """How the CPU time of one SFS, in one process, grows with what most decides it."""
+    lesson = runml.SimulationSettings()
+    grids = {
+        "sample_size": [runml.PerSpecies(n, n) for n in (5, 10, 20, 40)],
+        "sequence_length": [50_000, 100_000, 200_000, 400_000],
+        "recombination_rate": [5e-9, 1e-8, 2e-8, 4e-8],
+    }
+    runml.simulate_rows(lesson, FINITE_SITES, range(2))  # imports msprime
+    for name, values in grids.items():
+        times = []
+        for value in values:
+            settings = replace(lesson, **{name: value})
+            start = time.process_time()
+            runml.simulate_rows(settings, FINITE_SITES, range(n_sfs))
+            times.append((time.process_time() - start) / n_sfs)
+        steps = np.log([np.mean(value) for value in values])
+        exponent = np.polyfit(steps, np.log(times), 1)[0]
+        row(
+            f"CPU time of one SFS by `--{name}`, {runml.shown(values[0])} to {runml.shown(values[-1])}",
+            f"grows with its power {exponent:.2f}",
+            f"{', '.join(f'{1000 * seconds:.1f}' for seconds in times)} ms",
+            "",
+        )
 
 
 def part_lesson(work):

@@ -269,6 +269,9 @@ USAGE = [
         for value in bad
     ),
     (["--simulate", "--layers", "2"], "--layers"),
+    (["--simulate", "--dask_scheduler", ""], "--dask_scheduler"),
+    (["--simulate", "--dask_scheduler", "tcp://127.0.0.1:8786", "--workers", "2"], "--workers"),
+    (["--train", "--dask_scheduler", "tcp://127.0.0.1:8786"], "--dask_scheduler"),
     (["--simulate", "--n_test_reps", "5"], "--n_test_reps"),
     (["--train", "--sequence_length", "777"], "20000"),
     (["--test", "--layers", "3", "--n_test_reps", "2"], "trained with 2"),

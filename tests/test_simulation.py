@@ -202,7 +202,9 @@ def test_same_bytes_for_any_number_of_workers(tmp_path):
     for n_workers in (1, 2, 3):
         folder = tmp_path / str(n_workers)
         folder.mkdir()
-        runml.save_dataset(settings, runml.SIMULATE, folder, "simulated", n_workers)
+        runml.save_dataset(
+            settings, runml.SIMULATE, folder, "simulated", runml.RunSettings(workers=n_workers)
+        )
         files.append({path.name: path.read_bytes() for path in folder.iterdir()})
     assert files[0] == files[1] == files[2]
     sfs = np.load(folder / "simulated_sfs.npy")
