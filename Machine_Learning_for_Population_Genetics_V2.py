@@ -48,6 +48,7 @@ import platform
 import shlex
 import shutil
 import tempfile
+import textwrap
 import threading
 import time
 import warnings
@@ -445,7 +446,7 @@ def batches(sfs, responses, rows, batch_size, swapped_copies=False, shuffle_seed
     return examples.batch(batch_size).map(read_batch).prefetch(8).with_options(untuned)
 
 
-def train_network(sfs, responses, settings):
+def train_network(sfs, responses, settings, log_path=None):
     """Build a network, print what it is made of, and train it.
 
     Parameters
@@ -454,6 +455,8 @@ def train_network(sfs, responses, settings):
     responses : numpy.ndarray of int, shape (N,)
         0 for divergence, 1 for gene flow.
     settings : TrainingSettings
+    log_path : pathlib.Path, optional
+        Where Keras keeps the history, epoch by epoch, as a table.
 
     Returns
     -------
@@ -489,11 +492,14 @@ def train_network(sfs, responses, settings):
     print_network(model)
     copies = ", each also with A and B swapped" if exchangeable else ""
     print(f"Training on {len(training):,} spectra{copies}; validating with {len(validation):,}.")
+    callbacks = [keras.callbacks.SwapEMAWeights(), *epoch_printer(settings.epochs)]
+    if log_path:
+        callbacks.append(keras.callbacks.CSVLogger(log_path))
     history = model.fit(
         training_batches,
         validation_data=validation_batches,
         epochs=settings.epochs,
-        callbacks=[keras.callbacks.SwapEMAWeights(), *epoch_printer(settings.epochs)],
+        callbacks=callbacks,
         verbose=1 if sys.stdout.isatty() else 0,
         shuffle=False,  # the batches are shuffled already
     )
@@ -501,6 +507,14 @@ def train_network(sfs, responses, settings):
 
 
 # ======================================== 7. The test ========================================
+
+
+def wilson(n_right, n):
+    """The 95% interval of an accuracy of `n_right` out of `n` (Wilson 1927)."""
+    from scipy.stats import binomtest
+
+    low, high = binomtest(int(n_right), int(n)).proportion_ci(0.95, method="wilson")
+    return [float(low), float(high)]
 
 
 def evaluate(probabilities, responses):
@@ -517,22 +531,75 @@ def evaluate(probabilities, responses):
         `accuracy`, `accuracy_95ci` (Wilson's interval), `log_loss` (natural logarithm), `roc_auc`,
         `confusion_matrix` (a row for each true, a column for each predicted model), `n_test`.
     """
-    from scipy.stats import binomtest
     from sklearn import metrics
 
     verdicts = probabilities.argmax(axis=1)
     probabilities = probabilities.astype(float)
     probabilities /= probabilities.sum(axis=1, keepdims=True)  # float32 is not exact enough
     n_right = int((verdicts == responses).sum())
-    low, high = binomtest(n_right, len(responses)).proportion_ci(0.95, method="wilson")
     return {
         "accuracy": n_right / len(responses),
-        "accuracy_95ci": [float(low), float(high)],
+        "accuracy_95ci": wilson(n_right, len(responses)),
         "log_loss": metrics.log_loss(responses, probabilities, labels=[0, 1]),
         "roc_auc": metrics.roc_auc_score(responses, probabilities[:, 1]),
         "confusion_matrix": metrics.confusion_matrix(responses, verdicts, labels=[0, 1]).tolist(),
         "n_test": len(responses),
     }
+
+
+ATTRIBUTION_STEPS = 32
+
+
+def first_rescaling(model):
+    """The layer of a network that is the first to come after the square root."""
+    keras = start_keras()
+    return next(layer for layer in model.layers if isinstance(layer, keras.layers.Rescaling))
+
+
+def mean_input(model, sfs):
+    """The mean of spectra as the network sees them, after the square root; shape (a, b, 1)."""
+    from keras import Model
+
+    seen = Model(model.input, first_rescaling(model).input)
+    pieces = [sfs[first : first + 1000] for first in range(0, len(sfs), 1000)]
+    return sum(seen(piece).numpy().sum(axis=0) for piece in pieces) / len(sfs)
+
+
+def attributions(model, sfs, baseline):
+    """What each cell of spectra adds to the log-odds of gene flow: integrated gradients.
+
+    On the straight way from the baseline to a spectrum, the gradient of the log-odds is averaged,
+    then multiplied by the way. So the cells' attributions sum to the difference in log-odds between
+    the two ends (Sundararajan et al. 2017). The way begins behind the square root, whose gradient at
+    0 is infinite, and ends before the softmax, whose gradient vanishes where the network is sure.
+
+    Parameters
+    ----------
+    model : keras.Model
+    sfs : numpy.ndarray, shape (N, a, b, 1)
+    baseline : numpy.ndarray, shape (a, b, 1)
+        The `mean_input` of the training part: a spectrum that is like no model more than the other.
+
+    Returns
+    -------
+    numpy.ndarray of float, shape (N, a, b)
+    """
+    import tensorflow as tf
+    from keras import Model
+
+    first, last = first_rescaling(model), model.layers[-1]
+    seen, hidden = Model(model.input, first.input), Model(first.input, last.input)
+    kernel, _ = last.get_weights()
+    towards_gene_flow = (kernel[:, 1] - kernel[:, 0])[:, np.newaxis]
+    way = seen(sfs) - baseline
+    gradients = tf.zeros_like(way)
+    for step in range(ATTRIBUTION_STEPS):
+        point = baseline + (step + 0.5) / ATTRIBUTION_STEPS * way
+        with tf.GradientTape() as tape:
+            tape.watch(point)
+            log_odds = hidden(point) @ towards_gene_flow  # up to a constant, the biases
+        gradients += tape.gradient(log_odds, point)
+    return (way * gradients / ATTRIBUTION_STEPS).numpy()[..., 0]
 
 
 # ================================= 8. Without a network =================================
@@ -905,7 +972,6 @@ def worker_pool(n_workers):
             raise
 
 
-=======
 def versions():
     """The versions of the packages that each count depends on."""
     return {package: version(package) for package in ("msprime", "tskit", "numpy")}
@@ -1000,7 +1066,7 @@ def simulating_processes(run, n_tasks):
             yield executor, 4 * n_workers
 
 
-# ========================================== 11. Files ===================================
+# ========================================== 11. Files ==========================================
 
 
 @contextlib.contextmanager
@@ -1214,6 +1280,50 @@ def load_json(path):
     return content
 
 
+def read_rows(path, numbers):
+    """The rows of a table, as text, without those that are damaged.
+
+    Parameters
+    ----------
+    path : pathlib.Path
+        A CSV file; where there is none, there are no rows.
+    numbers : tuple of str
+        The columns that must hold a number, or several with blanks between.
+
+    Returns
+    -------
+    list of dict of str to str
+    """
+    rows, damaged = [], False
+    csv.field_size_limit(10**7)  # a run of very many epochs has long curves
+    try:
+        table = csv.DictReader(path.read_text(encoding="utf-8", errors="replace").splitlines())
+        damaged = not {*numbers} <= {*(table.fieldnames or numbers)}
+        for row in table:
+            try:
+                values = [float(word) for name in numbers for word in row[name].split() or [""]]
+                if None in row or not np.isfinite(values).all():
+                    raise ValueError("too long, or no numbers")
+                rows.append(row)
+            except (AttributeError, KeyError, ValueError):
+                damaged = True
+    except FileNotFoundError:
+        pass
+    except (OSError, csv.Error):
+        damaged = True
+    if damaged:
+        print(f"{path}: what cannot be read of it is left out.")
+    return rows
+
+
+def write_rows(path, rows):
+    """Write a table with the columns of its last row."""
+    with path.open("w", newline="", encoding="utf-8") as file:
+        table = csv.DictWriter(file, rows[-1], extrasaction="ignore", lineterminator="\n")
+        table.writeheader()
+        table.writerows(rows)
+
+
 def saved_settings(kind, saved, where):
     """Settings of a kind from what was saved, checked as if they were typed."""
     values = {}
@@ -1297,7 +1407,252 @@ def load_model(path):
     return model
 
 
-# ======================================= 12. The screen =======================================
+# ======================================== 12. Pictures ========================================
+#
+# They are drawn when the numbers are saved and printed. Purple and orange, or from dark to light:
+# these can be told apart on a grey print, and by the colour-blind.
+
+COLOURS = ("#542788", "#e08214")  # of the two models; the ends of the scale "PuOr_r"
+FEW = 10  # spectra: of fewer, no share is drawn
+ATTRIBUTED = 200  # spectra of each model
+
+
+def save_picture(path, draw, *inputs):
+    """Draw a picture in place of the last run's. If that fails, one line says so: numbers come first.
+
+    Parameters
+    ----------
+    path : pathlib.Path
+    draw : callable
+        Takes an empty figure, then `inputs`.
+    """
+    beside = path.with_name(f".{path.name}")
+    try:
+        path.unlink(missing_ok=True)  # no old picture beside new numbers
+        logging.getLogger("matplotlib").setLevel(logging.ERROR)  # it talks about its font cache
+        with warnings.catch_warnings(action="ignore"):
+            from matplotlib.figure import Figure
+
+            figure = Figure(layout="constrained")  # without pyplot, Agg draws: it needs no screen
+            draw(figure, *inputs)
+            figure.savefig(beside, dpi=100)
+        beside.replace(path)
+    except Exception as error:
+        print(f"{path} could not be drawn ({one_line(error)}). The numbers are saved.", file=sys.stderr)
+    else:
+        print(f"See {path}.")
+
+
+def draw_models(figure, settings):
+    """The two models as tubes as wide as the populations are large, at the middle of the priors."""
+    import demesdraw
+
+    figure.set_size_inches(12, 5.5)
+    priors = (settings.tdiv_prior, *[settings.ne_prior] * 3, settings.migration_prior)
+    middle = np.array(tuple(sum(prior) / 2 for prior in priors), PARAMETERS)[()]
+    divergence = middle["divergence_time"]
+    contact = divergence * settings.gene_flow_fraction
+    colours = {"A": "#0072b2", "B": "#56b4e9", "ancestor": "#999999"}
+    for response, axes in enumerate(figure.subplots(1, 2)):
+        parameters, times = middle.copy(), {0: "today", divergence: f"divergence\n{divergence:,.0f}"}
+        parameters["migration_rate"] *= response
+        graph = demographic_model(settings, parameters).to_demes()
+        demesdraw.tubes(graph, axes, colours=colours, seed=1, scale_bar=True)
+        for tube in axes.collections:
+            tube.set_alpha(1)
+        axes.set(title=MODELS[response], ylabel="generations before today")
+        if response:
+            axes.axhspan(0, contact, color=COLOURS[1], alpha=0.3, zorder=0)
+            axes.set_title(f"gene flow: {middle['migration_rate']:.2g} migrants a generation")
+            times |= {contact: f"gene flow since\n{contact:,.0f}"} if contact < divergence else {}
+        axes.set_yticks(list(times), times.values())
+
+
+def show_sfs(figure, axes, table, label, **how):
+    """One joint SFS, or another table of its shape, as an image."""
+    image = axes.imshow(table, origin="lower", **how)
+    axes.set(xlabel="derived alleles in B", ylabel="derived alleles in A")
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.get_major_locator().set_params(integer=True)
+    figure.colorbar(image, ax=axes, label=label, shrink=0.8)
+
+
+def draw_sfs(figure, sfs):
+    """The mean joint SFS of the two models, and their log-ratio, which is where the signal is."""
+    from matplotlib.colors import LogNorm
+
+    figure.set_size_inches(15, 4.6)
+    panels = figure.subplots(1, 3)
+    tables = [np.ma.masked_equal(sfs[response::2].mean(axis=0)[..., 0], 0) for response in range(2)]
+    scale = LogNorm(min(table.min() for table in tables), max(table.max() for table in tables))
+    for axes, model, table in zip(panels, MODELS, tables, strict=False):
+        show_sfs(figure, axes, table, "mean number of SNPs", norm=scale, cmap="viridis")
+        axes.set_title(model)
+    ratio = np.ma.log2(tables[1] / tables[0])
+    limit = abs(ratio).max()
+    show_sfs(
+        figure, panels[2], ratio, "log2(gene flow / divergence)", cmap="PuOr_r", vmin=-limit, vmax=limit
+    )
+    panels[2].set_title("how much more under gene flow")
+
+
+def draw_history(figure, history, earlier):
+    """Loss and accuracy by epoch: this run bold, earlier ones on the same data faint."""
+    figure.set_size_inches(12, 4.8)
+    for axes, what in zip(figure.subplots(1, 2), ("loss", "accuracy"), strict=True):
+        for run in earlier:
+            curve = [float(word) for word in run[f"validation_{what}_by_epoch"].split()]
+            label = "validation, earlier runs" if run is earlier[0] else None
+            axes.plot(range(1, len(curve) + 1), curve, ".-", color="0.75", linewidth=1, label=label)
+        epochs = range(1, len(history[what]) + 1)
+        axes.plot(epochs, history[what], "s--", color=COLOURS[0], linewidth=2.5, label="training")
+        axes.plot(
+            epochs, history[f"val_{what}"], "o-", color=COLOURS[1], linewidth=3, label="validation"
+        )
+        axes.set(xlabel="epoch", ylabel=what)
+        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.legend()
+    figure.axes[0].set_yscale("log")
+
+
+def calibration_bins(gene_flow):
+    """Which tenth of [0, 1] each probability is in, and how many are in each of the ten."""
+    bins = np.searchsorted(np.linspace(0, 1, 11)[1:-1], gene_flow)
+    return bins, np.bincount(bins, minlength=10)
+
+
+def accuracy_in_bins(values, right, n_bins=8):
+    """Accuracy along a parameter, in bins that hold equally many replicates.
+
+    Parameters
+    ----------
+    values : numpy.ndarray of float, shape (N,)
+    right : numpy.ndarray of bool, shape (N,)
+        Whether each verdict is right.
+    n_bins : int
+        At most; there are fewer where they would hold fewer than `FEW` replicates.
+
+    Returns
+    -------
+    middles, n_right, n : numpy.ndarray
+        A bin's mean value, right verdicts and replicates.
+    """
+    n_bins = min(n_bins, max(1, len(values) // FEW))
+    edges = np.unique(np.quantile(values, np.linspace(0, 1, n_bins + 1)))
+    bins = np.searchsorted(edges[1:-1], values, side="right")
+    n = np.bincount(bins)
+    return np.bincount(bins, values) / n, np.bincount(bins, right).astype(int), n
+
+
+def draw_accuracies(axes, at, n_right, n, **how):
+    """Accuracies of `n_right` out of `n`, as points with their 95% intervals."""
+    accuracy = np.divide(n_right, n)
+    intervals = np.transpose([wilson(*counts) for counts in zip(n_right, n, strict=True)])
+    axes.errorbar(at, accuracy, abs(intervals - accuracy), capsize=4, **how)
+
+
+def draw_probabilities(figure, cells, results, gene_flow):
+    """The first row of the report: verdicts, and the probabilities behind them."""
+    from sklearn.calibration import CalibrationDisplay
+    from sklearn.metrics import ConfusionMatrixDisplay, RocCurveDisplay
+
+    responses = np.arange(len(gene_flow)) % 2
+    axes = figure.add_subplot(cells[0], title="confusion matrix: test replicates")
+    matrix = ConfusionMatrixDisplay(np.array(results["confusion_matrix"]), display_labels=MODELS)
+    matrix.plot(ax=axes, cmap="cividis", colorbar=False, values_format=",d")
+    axes.set(xlabel="model predicted", ylabel="true model")
+
+    axes = figure.add_subplot(cells[1], title="ROC curve")
+    RocCurveDisplay.from_predictions(
+        responses, gene_flow, name="network", plot_chance_level=True, ax=axes
+    )
+    axes.set(xlabel="divergence taken for gene flow", ylabel="gene flow recognised")
+
+    axes = figure.add_subplot(cells[2], title="calibration, and spectra per bin")
+    bins, counts = calibration_bins(gene_flow)
+    drawn = counts[bins] >= FEW
+    if drawn.any():
+        CalibrationDisplay.from_predictions(
+            responses[drawn], gene_flow[drawn], n_bins=len(counts), pos_label=1, name="network", ax=axes
+        )
+        axes.legend(loc="upper left")
+    for tenth, count in enumerate(counts):
+        axes.text(tenth / 10 + 0.05, -0.1, f"{count:,}", ha="center")
+    if (counts < FEW).any():
+        axes.text(0.55, 0.1, f"no points for bins of\nfewer than {FEW} spectra")
+    axes.set(xlabel="probability of gene flow", ylabel="share with gene flow", ylim=(-0.15, 1.05))
+
+
+def draw_mistakes(figure, cells, parameters, verdicts):
+    """The second row: which pairs of species the network mistakes."""
+    responses = np.arange(len(verdicts)) % 2
+    right = verdicts == responses
+    above, below = cells[0].subgridspec(2, 1, height_ratios=(4, 1)).subplots(sharex=True)
+    time, rate = parameters["divergence_time"], parameters["migration_rate"]
+    strip = np.random.default_rng(0).random(len(time))  # divergence has no migration rate
+    for axes, response, heights in ((below, 0, strip), (above, 1, rate)):
+        for verdict, marker, colour in ((True, ".", COLOURS[response]), (False, "X", "black")):
+            some = (responses == response) & (right == verdict)
+            axes.scatter(time[some], heights[some], marker=marker, color=colour)
+    title = f"mistakes (black): {(~right).sum():,} of {len(right):,} replicates"
+    above.set(yscale="log", ylabel="migration rate per generation", title=title)
+    below.set(yticks=[], ylabel="divergence:\nnone", xlabel="divergence time, generations")
+
+    by_time, by_rate = figure.add_subplot(cells[1]), figure.add_subplot(cells[2], xscale="log")
+    for axes, values, response in ((by_time, time, 0), (by_time, time, 1), (by_rate, rate, 1)):
+        along = accuracy_in_bins(values[response::2], right[response::2])
+        label = f"{MODELS[response]}, bins of {along[2].max():,}"
+        look = {"color": COLOURS[response], "marker": "os"[response], "label": label}
+        draw_accuracies(axes, *along, **look)
+        axes.set_ylabel("accuracy, with its 95% interval")
+        axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=2, frameon=False)
+    by_time.set_xlabel("divergence time, generations")
+    by_rate.set_xlabel("migration rate per generation")
+
+
+def draw_test(figure, results, probabilities, parameters, model, sfs, baseline):
+    """The report of a test: how good, where wrong, and why.
+
+    Parameters
+    ----------
+    figure : matplotlib.figure.Figure
+    results : dict
+        From `evaluate`, with "baselines".
+    probabilities : numpy.ndarray of float, shape (N, 2)
+        What the network gave. The true models alternate.
+    parameters : numpy.ndarray of PARAMETERS, shape (N,)
+    model : keras.Model
+    sfs : numpy.ndarray of int, shape (N, a, b, 1)
+    baseline : numpy.ndarray, shape (a, b, 1)
+        For the `attributions`.
+    """
+    figure.set_size_inches(16, 14)
+    cells = figure.add_gridspec(3, 3)
+    gene_flow = probabilities[:, 1] / probabilities.sum(axis=1, dtype=float)
+    draw_probabilities(figure, [cells[0, column] for column in range(3)], results, gene_flow)
+    draw_mistakes(figure, [cells[1, column] for column in range(3)], parameters, gene_flow > 0.5)
+
+    tables = [
+        attributions(model, sfs[response : 2 * ATTRIBUTED : 2], baseline).mean(axis=0)
+        for response in range(2)
+    ]
+    limit = np.abs(tables).max()
+    for response, table in enumerate(tables):
+        title = f"what speaks for (+) and against (-) gene flow,\nmean over true {MODELS[response]}"
+        axes = figure.add_subplot(cells[2, response], title=title)
+        label = "attribution, log-odds"
+        show_sfs(figure, axes, table, label, cmap="PuOr_r", vmin=-limit, vmax=limit)
+
+    axes = figure.add_subplot(cells[2, 2], title="with and without a network")
+    accuracies = {"network": results["accuracy"]} | results["baselines"]
+    n = [results["n_test"]] * len(accuracies)
+    n_right = np.round(np.multiply([*accuracies.values()], n))
+    draw_accuracies(axes, range(len(n)), n_right, n, fmt="o", color="black")
+    axes.set_xticks(range(len(n)), [textwrap.fill(name, 12) for name in accuracies])
+    axes.set(ylabel="accuracy on the test set, with its 95% interval", xlim=(-0.5, len(n) - 0.5))
+
+
+# ======================================= 13. The screen =======================================
 
 
 def one_line(error):
@@ -1411,6 +1766,35 @@ def print_place(places, row):
         print(f"Warning: {warning}")
 
 
+def print_simulated(sfs):
+    """Median and range of what one would look at first, under each model."""
+    print(f"\n{'median (range)':<20}{MODELS[0]:>32}{MODELS[1]:>32}")
+    found = summaries(sfs)
+    for name, form in (("SNPs", ",.0f"), ("F_ST", ".3f"), ("polymorphic in both", ".3f")):
+        ranges = []
+        for response in range(2):
+            low, median, high = np.quantile(found[name][response::2], [0, 0.5, 1])
+            ranges.append(f"{median:{form}} ({low:{form}} to {high:{form}})")
+        print(f"{name:<20}{ranges[0]:>32}{ranges[1]:>32}")
+    print()
+
+
+def print_runs(runs):
+    """Rank the runs by validation loss, mark the last one, and tell in which settings they differ."""
+    settings = [setting.name for setting in fields(TrainingSettings)]
+    shown = [name for name in settings if len({run.get(name) for run in runs}) > 1]
+    shown += ["weights", "validation_accuracy", "validation_loss", "seconds"]
+    ranked = sorted(enumerate(runs), key=lambda run: float(run[1]["validation_loss"]))
+    print("\nRuns on these data so far, by validation loss, with the settings in which they differ:")
+    print("      " + "  ".join(shown))
+    for place, (number, run) in enumerate(ranked, start=1):
+        last = number == len(runs) - 1
+        if place <= 10 or last:
+            words = "  ".join(f"{run.get(name) or '?':>{len(name)}}" for name in shown)
+            print(f"{place:>4}. {words}{'  <- this run' * last}")
+    print()
+
+
 def print_test(results):
     """The confusion matrix, and the figures that go with it."""
     print(f"\n{'':18}{'predicted ' + MODELS[0]:>22}{'predicted ' + MODELS[1]:>22}")
@@ -1419,9 +1803,13 @@ def print_test(results):
     low, high = results["accuracy_95ci"]
     print(f"\nAccuracy {results['accuracy']:.4f} (95% interval {low:.4f} to {high:.4f})")
     print(f"Log-loss {results['log_loss']:.4f}, ROC AUC {results['roc_auc']:.4f}")
+    print("\nWithout a network, the accuracy on the same test set would be")
+    for name, accuracy in results["baselines"].items():
+        low, high = wilson(round(accuracy * results["n_test"]), results["n_test"])
+        print(f"  {accuracy:.4f} (95% interval {low:.4f} to {high:.4f}) with a {name}")
 
 
-# ===================================== 13. The commands =====================================
+# ===================================== 14. The commands =====================================
 
 
 def chosen(kind, typed, saved=None):
@@ -1439,9 +1827,13 @@ def simulate(folder, typed):
         save_dataset(settings, SIMULATE, partial, "simulated", run)
     seconds = time.perf_counter() - start
     print(f"{2 * settings.n_reps:,} joint SFS saved in {folder} after {seconds:.0f} s.")
+    sfs = load_array(folder / "simulated_sfs.npy")
+    print_simulated(sfs)
+    save_picture(folder / "demographic_models.png", draw_models, settings)
+    save_picture(folder / "simulated_sfs.png", draw_sfs, sfs)
 
 
-def learn_without_network(sfs, responses, settings):
+def learn_beside(model, sfs, responses, settings):
     """What a model needs to remember of its training part beside the network's weights."""
     rows, _ = split_rows(len(sfs), settings.seed)
     if len(rows) > ENOUGH:
@@ -1450,6 +1842,30 @@ def learn_without_network(sfs, responses, settings):
     return {
         "baselines": fit_baselines(sfs, responses, settings.folded),
         "reference": fit_reference(sfs, settings.folded),
+        "mean_input": mean_input(model, sfs).tolist(),
+    }
+
+
+def fingerprint(data):
+    """Twelve digits that tell files, weights or settings from others."""
+    return hashlib.sha256(data).hexdigest()[:12]
+
+
+# In experiments.csv: what a row must hold to be ranked and drawn.
+RUN_NUMBERS = ("validation_accuracy", "validation_loss")
+RUN_NUMBERS += tuple(f"{name}_by_epoch" for name in RUN_NUMBERS)
+
+
+def run_row(settings, model, history, seconds, data):
+    """The row of `experiments.csv` that tells of one training."""
+    return {name: str(value) for name, value in asdict(settings).items()} | {
+        "weights": str(model.count_params()),
+        "validation_accuracy": f"{history['val_accuracy'][-1]:.4f}",
+        "validation_loss": f"{history['val_loss'][-1]:.5f}",
+        "seconds": f"{seconds:.1f}",
+        "data": data,
+        "validation_loss_by_epoch": " ".join(f"{loss:.4g}" for loss in history["val_loss"]),
+        "validation_accuracy_by_epoch": " ".join(f"{share:.4f}" for share in history["val_accuracy"]),
     }
 
 
@@ -1463,27 +1879,35 @@ def train(folder, typed):
         with contextlib.suppress(Problem):
             if load_notes(path).data != data.checksums:
                 print(f"{path} was trained on other data, and is to be replaced.")
-        model, history = train_network(data.sfs, data.responses, settings)
+        log_path = partial / "training_history.csv"
+        model, history = train_network(data.sfs, data.responses, settings, log_path)
         if not math.isfinite(history["val_loss"][-1]):
             raise Problem(
                 f"--learning_rate {settings.learning_rate:g}: too large, the loss is no number any more."
             )
-        learned = learn_without_network(data.sfs, data.responses, settings)
+        learned = learn_beside(model, data.sfs, data.responses, settings)
         save_model(partial / path.name, model, Notes(settings, data.checksums, data.settings, learned))
+        seconds = time.perf_counter() - start
+        runs = read_rows(folder / "experiments.csv", RUN_NUMBERS)
+        runs.append(run_row(settings, model, history, seconds, data.checksums["simulated_sfs.npy"][:12]))
+        write_rows(partial / "experiments.csv", runs)
     print(f"Validation accuracy {history['val_accuracy'][-1]:.4f}, loss {history['val_loss'][-1]:.4f}.")
-    print(f"Model saved in {path} after {time.perf_counter() - start:.0f} s.")
+    print(f"Model saved in {path} after {seconds:.0f} s.")
+    comparable = [run for run in runs if run.get("data") == runs[-1]["data"]]
+    print_runs(comparable)
+    save_picture(folder / "training_history.png", draw_history, history, comparable[:-1])
 
 
 def test(folder, typed):
     """`runml --test`: from the model and a fresh dataset to a verdict."""
     path = folder / "trained_model.keras"
-    trained_under = load_notes(path).simulations
+    notes = load_notes(path)
     model = load_model(path)
-    if trained_under is None:
+    if notes.simulations is None:
         print("The settings behind the model are not known: testing under those typed and the defaults.")
     sample_size = PerSpecies(*(n // 2 for n in model.input_shape[1:3]))
     run = chosen(RunSettings, typed)
-    saved = trained_under or SimulationSettings(sample_size=sample_size)
+    saved = notes.simulations or SimulationSettings(sample_size=sample_size)
     settings = replace(chosen(SimulationSettings, typed, saved), n_reps=run.n_test_reps)
     if settings.sample_size != sample_size:
         wanted, got = shown(sample_size), shown(settings.sample_size)
@@ -1498,10 +1922,36 @@ def test(folder, typed):
     with staging(folder, "test") as partial:
         save_dataset(settings, TEST, partial, "test", run)
         sfs, responses = np.load(partial / "test_sfs.npy"), np.load(partial / "test_responses.npy")
+        parameters = np.load(partial / "test_parameters.npy")
         probabilities = model.predict(batches(sfs, responses, np.arange(len(sfs)), 1000), verbose=0)
         results = evaluate(probabilities, responses) | {"seed": settings.seed}
+        verdicts = baseline_verdicts(notes.learned["baselines"], sfs, notes.training.folded)
+        results["baselines"] = {name: float((v == responses).mean()) for name, v in verdicts.items()}
         save_json(partial / "test_results.json", results)
+        tested = read_rows(folder / "test_log.csv", ("n_test", "accuracy"))
+        # More replicates under the same settings and seed are the same test set, longer.
+        test_set = {name: value for name, value in asdict(settings).items() if name != "n_reps"}
+        tested.append(
+            {
+                "model": fingerprint(b"".join(weights.tobytes() for weights in model.get_weights())),
+                "test_set": fingerprint(json.dumps(test_set).encode()),
+                "seed": settings.seed,
+                "n_test": results["n_test"],
+                "accuracy": results["accuracy"],
+            }
+        )
+        write_rows(partial / "test_log.csv", tested)
     print_test(results)
+    models = {row.get("model") for row in tested if row.get("test_set") == tested[-1]["test_set"]}
+    if len(models) > 1:
+        print(
+            f"\n{len(models)} different models have now met this test set. Choosing by this number makes"
+            " it optimistic: validation is for choosing. A new --seed draws a new test set."
+        )
+    print()
+    baseline = np.array(notes.learned["mean_input"], np.float32)
+    inputs = results, probabilities, parameters, model, sfs, baseline
+    save_picture(folder / "test_report.png", draw_test, *inputs)
 
 
 def predict(folder, typed):
@@ -1542,7 +1992,7 @@ def predict(folder, typed):
     print(f"equally probable beforehand, and nothing else is. Saved in {folder / 'predictions.csv'}.")
 
 
-# ==================================== 14. The command line ====================================
+# ==================================== 15. The command line ====================================
 
 MODES = {"simulate": simulate, "train": train, "test": test, "predict": predict}
 KINDS = (SimulationSettings, TrainingSettings, RunSettings)

@@ -265,7 +265,8 @@ def test_what_is_no_spectrum_is_refused(tmp_path, trained, capsys, name):
 
 
 def test_predictions_come_with_their_place(tmp_path, trained, capsys):
-    folder, _ = trained
+    folder = tmp_path / "data"
+    shutil.copytree(trained[0], folder)
     spectrum = np.load(folder / "test_sfs.npy")[0, ..., 0]
     np.save(tmp_path / "fits.npy", spectrum)
     np.save(tmp_path / "longer.npy", spectrum * 10)
