@@ -1345,7 +1345,7 @@ def draw_test(figure, results, probabilities, parameters, model, sfs, baseline):
     n = [results["n_test"]] * len(accuracies)
     n_right = np.round(np.multiply([*accuracies.values()], n))
     draw_accuracies(axes, range(len(n)), n_right, n, fmt="o", color="black")
-    axes.set_xticks(range(len(n)), [textwrap.fill(name, 12) for name in accuracies])
+    axes.set_xticks(range(len(n)), [textwrap.fill(name, 11) for name in accuracies])
     axes.set(ylabel="accuracy on the test set, with its 95% interval", xlim=(-0.5, len(n) - 0.5))
 
 
