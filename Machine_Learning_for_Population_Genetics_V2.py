@@ -1435,7 +1435,7 @@ def save_picture(path, draw, *inputs):
 
             figure = Figure(layout="constrained")  # without pyplot, Agg draws: it needs no screen
             draw(figure, *inputs)
-            figure.savefig(beside, dpi=100)
+            figure.savefig(beside, dpi=100, bbox_inches="tight")
         beside.replace(path)
     except Exception as error:
         print(f"{path} could not be drawn ({one_line(error)}). The numbers are saved.", file=sys.stderr)
@@ -1463,7 +1463,7 @@ def draw_models(figure, settings):
         axes.set(title=MODELS[response], ylabel="generations before today")
         if response:
             axes.axhspan(0, contact, color=COLOURS[1], alpha=0.3, zorder=0)
-            axes.set_title(f"gene flow: {middle['migration_rate']:.2g} migrants a generation")
+            axes.set_title(f"gene flow: migration rate {middle['migration_rate']:.2g} per generation")
             times |= {contact: f"gene flow since\n{contact:,.0f}"} if contact < divergence else {}
         axes.set_yticks(list(times), times.values())
 
@@ -1648,7 +1648,7 @@ def draw_test(figure, results, probabilities, parameters, model, sfs, baseline):
     n = [results["n_test"]] * len(accuracies)
     n_right = np.round(np.multiply([*accuracies.values()], n))
     draw_accuracies(axes, range(len(n)), n_right, n, fmt="o", color="black")
-    axes.set_xticks(range(len(n)), [textwrap.fill(name, 12) for name in accuracies])
+    axes.set_xticks(range(len(n)), [textwrap.fill(name, 11) for name in accuracies])
     axes.set(ylabel="accuracy on the test set, with its 95% interval", xlim=(-0.5, len(n) - 0.5))
 
 
