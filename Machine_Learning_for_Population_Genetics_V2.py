@@ -13,7 +13,7 @@ spectrum (SFS). `--train` teaches a convolutional neural network to tell the two
 `--test` simulates a fresh set, which the network has never met, and counts its mistakes.
 
 The file reads in the order in which the data flow: settings, demography, one simulated SFS, a
-dataset, the network, its training, its test. Behind these come files, screen and command line.
+dataset, the network, its training, its test. There the lesson ends; what serves it comes behind.
 """
 
 import os
@@ -224,7 +224,7 @@ def demographic_model(settings, parameters):
 
 
 def simulate_sfs(settings, parameters, rng):
-    """Simulate the genomes of both samples and count their SNPs in a joint SFS.
+    """Simulate the genealogies of both samples, and the SNPs on them as a joint SFS.
 
     msprime gives the genealogies along the sequence. Under infinite sites, the mutations on a
     branch are Poisson, with a mean of mutation rate x length of the branch x span of sequence
@@ -267,6 +267,25 @@ def simulate_sfs(settings, parameters, rng):
     )
     branch_area[0, 0] = branch_area[-1, -1] = 0  # an allele that none or all carry is no SNP
     return rng.poisson(settings.mutation_rate * branch_area).astype(np.int32)
+
+
+def fold(sfs):
+    """Fold joint SFS over both species together, for when the ancestral allele is not known.
+
+    Parameters
+    ----------
+    sfs : numpy.ndarray or keras.KerasTensor, shape (N, n_A + 1, n_B + 1, 1)
+        By chromosomes.
+
+    Returns
+    -------
+    numpy.ndarray or keras.KerasTensor
+        The same shape, by copies of the allele that is rarer in both samples together, as dadi and
+        moments fold: where both are equally frequent, half a SNP each way.
+    """
+    total = np.add.outer(np.arange(sfs.shape[1]), np.arange(sfs.shape[2]))[..., np.newaxis]
+    share = 0.5 - 0.5 * np.sign(2 * total - total.max())  # 1 below one half, 0.5 at it, 0 above
+    return (sfs + sfs[:, ::-1, ::-1]) * share.astype(np.float32)
 
 
 # ======================================= 4. A dataset =======================================
@@ -404,6 +423,11 @@ def split_rows(n_rows, seed):
     return np.sort(rows[n_validation:]), np.sort(rows[:n_validation])
 
 
+def at_once(sfs):
+    """How many spectra to have in memory at a time where no more are needed: half a million cells."""
+    return max(1, 500_000 // math.prod(sfs.shape[1:]))
+
+
 def batches(sfs, responses, rows, batch_size, swapped_copies=False, shuffle_seed=None):
     """Some rows of a dataset, batch by batch, as TensorFlow eats them.
 
@@ -474,7 +498,7 @@ def train_network(sfs, responses, settings, log_path=None):
     training, validation = split_rows(len(sfs), settings.seed)
     how = {"swapped_copies": exchangeable, "shuffle_seed": random_seed}
     training_batches = batches(sfs, responses, training, settings.batch_size, **how)
-    validation_batches = batches(sfs, responses, validation, batch_size=1000)
+    validation_batches = batches(sfs, responses, validation, at_once(sfs))
 
     model = build_network(sfs.shape[1:3], settings)
     # What is validated and kept is a running mean of the weights, over about the last tenth of the
@@ -547,83 +571,12 @@ def evaluate(probabilities, responses):
     }
 
 
-ATTRIBUTION_STEPS = 32
-
-
-def first_rescaling(model):
-    """The layer of a network that is the first to come after the square root."""
-    keras = start_keras()
-    return next(layer for layer in model.layers if isinstance(layer, keras.layers.Rescaling))
-
-
-def mean_input(model, sfs):
-    """The mean of spectra as the network sees them, after the square root; shape (a, b, 1)."""
-    from keras import Model
-
-    seen = Model(model.input, first_rescaling(model).input)
-    pieces = [sfs[first : first + 1000] for first in range(0, len(sfs), 1000)]
-    return sum(seen(piece).numpy().sum(axis=0) for piece in pieces) / len(sfs)
-
-
-def attributions(model, sfs, baseline):
-    """What each cell of spectra adds to the log-odds of gene flow: integrated gradients.
-
-    On the straight way from the baseline to a spectrum, the gradient of the log-odds is averaged,
-    then multiplied by the way. So the cells' attributions sum to the difference in log-odds between
-    the two ends (Sundararajan et al. 2017). The way begins behind the square root, whose gradient at
-    0 is infinite, and ends before the softmax, whose gradient vanishes where the network is sure.
-
-    Parameters
-    ----------
-    model : keras.Model
-    sfs : numpy.ndarray, shape (N, a, b, 1)
-    baseline : numpy.ndarray, shape (a, b, 1)
-        The `mean_input` of the training part: a spectrum that is like no model more than the other.
-
-    Returns
-    -------
-    numpy.ndarray of float, shape (N, a, b)
-    """
-    import tensorflow as tf
-    from keras import Model
-
-    first, last = first_rescaling(model), model.layers[-1]
-    seen, hidden = Model(model.input, first.input), Model(first.input, last.input)
-    kernel, _ = last.get_weights()
-    towards_gene_flow = (kernel[:, 1] - kernel[:, 0])[:, np.newaxis]
-    way = seen(sfs) - baseline
-    gradients = tf.zeros_like(way)
-    for step in range(ATTRIBUTION_STEPS):
-        point = baseline + (step + 0.5) / ATTRIBUTION_STEPS * way
-        with tf.GradientTape() as tape:
-            tape.watch(point)
-            log_odds = hidden(point) @ towards_gene_flow  # up to a constant, the biases
-        gradients += tape.gradient(log_odds, point)
-    return (way * gradients / ATTRIBUTION_STEPS).numpy()[..., 0]
-
+# The lesson ends here. What follows serves it: life without a network, observed spectra, processes,
+# files, pictures, screen, and the command line.
 
 # ================================= 8. Without a network =================================
 #
 # What population geneticists read off a joint SFS, and how far that alone would get them.
-
-
-def fold(sfs):
-    """Fold joint SFS over both species together, for when the ancestral allele is not known.
-
-    Parameters
-    ----------
-    sfs : numpy.ndarray or keras.KerasTensor, shape (N, n_A + 1, n_B + 1, 1)
-        By chromosomes.
-
-    Returns
-    -------
-    numpy.ndarray or keras.KerasTensor
-        The same shape, by copies of the allele that is rarer in both samples together, as dadi and
-        moments fold: where both are equally frequent, half a SNP each way.
-    """
-    total = np.add.outer(np.arange(sfs.shape[1]), np.arange(sfs.shape[2]))[..., np.newaxis]
-    share = 0.5 - 0.5 * np.sign(2 * total - total.max())  # 1 below one half, 0.5 at it, 0 above
-    return (sfs + sfs[:, ::-1, ::-1]) * share.astype(np.float32)
 
 
 def summaries(sfs, folded=False):
@@ -660,7 +613,7 @@ def summaries(sfs, folded=False):
         weights["derived allele more common"] = 2 * (a + b) > n_a + n_b
     is_snp = varies_a | varies_b | (a * n_b != b * n_a)  # not the two corners
     table = np.stack([(weight * is_snp).ravel() for weight in weights.values()], axis=1)
-    pieces = [sfs[first : first + 10_000] for first in range(0, len(sfs), 10_000)]
+    pieces = (sfs[first : first + at_once(sfs)] for first in range(0, len(sfs), at_once(sfs)))
     sums = np.concatenate([piece.reshape(len(piece), -1) @ table for piece in pieces])
     found = dict(zip(weights, sums.T, strict=True))
     for name in list(weights)[4:]:
@@ -670,7 +623,7 @@ def summaries(sfs, folded=False):
     return found
 
 
-ENOUGH = 20_000  # training spectra for these to look at; all of a million would fill the memory
+ENOUGH = 10_000_000  # cells of training spectra for these to look at; more would fill the memory
 BASELINES = ("F_ST", "polymorphic in both")  # on which one could set a threshold
 LOGISTIC = "log(1 + SFS)"
 
@@ -700,7 +653,7 @@ def fit_baselines(sfs, responses, folded=False):
         above = int(tree.value[tree.children_right[0]].argmax()) if tree.node_count > 1 else 0
         baselines[name] = {"threshold": float(tree.threshold[0]), "above": above}
     logs = np.log1p(fold(sfs) if folded else sfs).reshape(len(sfs), -1)
-    logistic = LogisticRegression(solver="newton-cholesky").fit(logs, responses)
+    logistic = LogisticRegression(solver="liblinear").fit(logs, responses)
     baselines[LOGISTIC] = {
         "intercept": float(logistic.intercept_[0]),
         "coefficients": logistic.coef_[0].tolist(),
@@ -804,7 +757,11 @@ def place(sfs, reference, folded=False):
     """
     values, percentiles = summaries(sfs, folded), {}
     for name, known in reference["percentiles"].items():
-        percentiles[name] = np.interp(values[name], known, np.arange(101), left=-np.inf, right=np.inf)
+        # Between two percentiles, or on several that are the same: in their middle.
+        ends = [np.searchsorted(known, values[name], side) for side in ("left", "right")]
+        percentiles[name] = (ends[0] + ends[1] - 1) / 2
+        percentiles[name][values[name] < known[0]] = -np.inf
+        percentiles[name][values[name] > known[-1]] = np.inf
     off = log_measures(values) - reference["mean"]
     distances = ((off @ np.array(reference["precision"])) * off).sum(axis=1)
     return values, percentiles, distances > reference["limit"]
@@ -838,7 +795,9 @@ def read_observed(path):
     Problem
         If it is no joint SFS of two populations, each of an even number of chromosomes.
     """
-    read = {".npy": read_numpy, ".obs": read_fastsimcoal}.get(path.suffix, read_dadi)
+    read = {".npy": read_numpy, ".obs": read_fastsimcoal}.get(path.suffix.lower(), read_dadi)
+    if not path.is_file():
+        raise Problem(f"{path} is missing, or no file.")
     try:
         observed = read(path)
         counts = observed.counts
@@ -859,8 +818,8 @@ def read_observed(path):
             raise ValueError("some counts are negative or infinite")
         if not counts.any():
             raise ValueError("there are no SNPs in it")
-    except FileNotFoundError:
-        raise Problem(f"{path} is missing.") from None
+        if counts.max() > 1e12:
+            raise ValueError("no genome has so many SNPs")
     except Exception as error:  # a broken file can raise anything
         raise Problem(f"{path}: {one_line(error)}.") from None
     return observed
@@ -880,7 +839,7 @@ def read_numpy(path):
 
 def read_dadi(path):
     """Text as dadi and moments write it: comments, sizes, data and, perhaps, a mask."""
-    lines = path.read_text(encoding="utf-8").splitlines()
+    lines = path.read_text(encoding="utf-8-sig").splitlines()
     lines = [line for line in lines if line.strip() and not line.lstrip().startswith("#")]
     header, *rest = lines or [""]
     words = shlex.split(header)
@@ -906,7 +865,7 @@ def read_fastsimcoal(path):
     """fastsimcoal2's joint spectrum of two populations; A is the one in columns, of the lower number."""
     if ("jointDAF" in path.name) == ("jointMAF" in path.name):
         raise ValueError("the name must have jointDAF or jointMAF in it, for derived or minor alleles")
-    lines = [line.split() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    lines = [line.split() for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
     if len(lines) < 3 or lines[0][0] != "1":
         raise ValueError("not a first line of 1 observations, then one spectrum")
     _, columns, *rows = lines
@@ -920,8 +879,6 @@ def read_fastsimcoal(path):
         raise ValueError("some rows are longer than others")
     return Observed(np.array([row[1:] for row in rows], float).T, folded="jointMAF" in path.name)
 
-
-# The lesson ends here. What follows serves it: processes, files, screen, and the command line.
 
 # ======================================== 10. Processes ========================================
 
@@ -1052,6 +1009,7 @@ def dask_cluster(address):
             raise Problem(f"{where}: the scheduler, or the last of its workers, is gone.") from None
         finally:
             over.set()
+            logging.disable(logging.NOTSET)
 
 
 @contextlib.contextmanager
@@ -1098,6 +1056,8 @@ def staging(folder, name, resume=False):
         try:
             yield partial
             for path in partial.iterdir():
+                if (folder / path.name).is_dir():
+                    raise Problem(f"{folder / path.name} is a folder: move it out of the way.")
                 with path.open("rb+") as file:
                     os.fsync(file.fileno())
             partial.rename(complete)
@@ -1119,7 +1079,7 @@ def finish_moves(folder):
     """Do what is left of moves that a stopped run began."""
     for complete in folder.glob(".*.complete"):
         with only_writer(folder, complete.name.split(".")[1]):
-            if complete.exists():  # still, after waiting
+            if complete.is_dir():  # still, after waiting
                 move_out(complete)
 
 
@@ -1146,12 +1106,10 @@ def save_dataset(settings, branch, folder, name, run):
     needed = 4 * math.prod(shape) - (sfs_path.stat().st_size if sfs_path.exists() else 0)
     if needed > shutil.disk_usage(folder).free:
         raise Problem(f"{folder.parent}: the disk has no room for {needed / 1e6:,.0f} MB of spectra.")
-    discard_others(folder, settings_path, about)
-    save_json(settings_path, about)
-
-    with open_rows(sfs_path, shape) as (file, done):
-        n_tasks = math.ceil((n_rows - done) / ROWS_PER_TASK) or 1
-        with simulating_processes(run, n_tasks) as (executor, ahead), progress(n_rows, done) as bar:
+    with simulating_processes(run, math.ceil(n_rows / ROWS_PER_TASK)) as (executor, ahead):
+        discard_others(folder, settings_path, about)
+        save_json(settings_path, about)
+        with open_rows(sfs_path, shape) as (file, done), progress(n_rows, done) as bar:
             for spectra in simulate_dataset(settings, branch, executor, ahead, done):
                 file.write(spectra.astype("<i4").tobytes())
                 file.flush()
@@ -1221,13 +1179,14 @@ class Dataset(NamedTuple):
 def load_dataset(folder):
     """The `Dataset` in a folder, checked; a `Problem` if there is nothing to learn from."""
     sfs_path, responses_path = folder / "simulated_sfs.npy", folder / "simulated_responses.npy"
+    before = [path.exists() and path.stat().st_ino for path in (sfs_path, responses_path)]
     sfs, responses = load_array(sfs_path), load_array(responses_path)
     if sfs.ndim != 4 or sfs.shape[3] != 1 or not all(n > 2 and n % 2 for n in sfs.shape[1:3]):
         raise Problem(f"{sfs_path}: shape {sfs.shape} is not (N, 2 * n_A + 1, 2 * n_B + 1, 1).")
     if responses.shape != sfs.shape[:1]:
         raise Problem(f"{responses_path}: shape {responses.shape} does not fit {len(sfs)} spectra.")
-    for first in range(0, len(sfs), 10_000):
-        counts = sfs[first : first + 10_000]
+    for first in range(0, len(sfs), at_once(sfs)):
+        counts = sfs[first : first + at_once(sfs)]
         if not (np.isfinite(counts).all() and (counts >= 0).all()):
             raise Problem(f"{sfs_path}: some counts are negative or no numbers.")
     if not np.isin(responses, (0, 1)).all():
@@ -1238,6 +1197,8 @@ def load_dataset(folder):
         raise Problem(f"{responses_path}: learning takes at least 5 spectra of each model.")
     settings, settings_path = None, folder / "simulated_settings.json"
     sums = checksums(sfs_path, responses_path)
+    if before != [path.stat().st_ino for path in (sfs_path, responses_path)]:
+        raise Problem(f"{folder}: another run replaced the data while they were read: run this again.")
     if settings_path.exists():
         saved = load_json(settings_path)
         if saved.get("sha256") == sums:
@@ -1251,7 +1212,7 @@ def load_array(path):
     """Memory-map an array of numbers; a pickle is refused, not run."""
     try:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
-        if array.dtype.kind not in "iuf":
+        if array.dtype.kind not in "iuf" or array.dtype.itemsize > 8:
             raise ValueError(f"its type is {array.dtype}")
     except FileNotFoundError:
         raise Problem(f"{path} is missing: run runml --simulate first.") from None
@@ -1272,7 +1233,7 @@ def save_json(path, content):
 def load_json(path):
     """Read a dictionary."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError, RecursionError) as error:
         raise Problem(f"{path} cannot be read ({one_line(error)}).") from None
     if not isinstance(content, dict):
@@ -1318,7 +1279,7 @@ def read_rows(path, numbers):
 
 def write_rows(path, rows):
     """Write a table with the columns of its last row."""
-    with path.open("w", newline="", encoding="utf-8") as file:
+    with path.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file:
         table = csv.DictWriter(file, rows[-1], extrasaction="ignore", lineterminator="\n")
         table.writeheader()
         table.writerows(rows)
@@ -1331,7 +1292,9 @@ def saved_settings(kind, saved, where):
         try:
             words = saved[setting.name]
             values[setting.name] = checked(setting, words if isinstance(words, list) else [words])
-        except (ValueError, KeyError, TypeError) as error:
+        except KeyError:
+            raise Problem(f"{where}: {setting.name} is missing.") from None
+        except (ValueError, TypeError) as error:
             raise Problem(f"{where}: {setting.name} {error}.") from None
     return kind(**values)
 
@@ -1386,12 +1349,19 @@ def load_notes(path):
         with zipfile.ZipFile(path) as archive:
             notes = json.loads(archive.read(NOTES))
         training, data, simulations, learned = (notes[name] for name in Notes._fields)
+        training = saved_settings(TrainingSettings, training, path)
+        # What was learned is tried on an empty spectrum, here rather than after a test's simulations.
+        empty = np.zeros((1, *np.array(learned["mean_input"], float).shape))
+        place(empty, learned["reference"], training.folded)
+        baseline_verdicts(learned["baselines"], empty, training.folded)
+    except Problem:
+        raise
     except FileNotFoundError:
         raise Problem(f"{path} is missing: run runml --train first.") from None
     except Exception as error:  # a broken archive can make zipfile raise anything
         raise broken_model(path, error) from None
     simulations = simulations and saved_settings(SimulationSettings, simulations, path)
-    return Notes(saved_settings(TrainingSettings, training, path), data, simulations, learned)
+    return Notes(training, data, simulations, learned)
 
 
 def load_model(path):
@@ -1468,10 +1438,10 @@ def draw_models(figure, settings):
         axes.set_yticks(list(times), times.values())
 
 
-def show_sfs(figure, axes, table, label, **how):
+def show_sfs(figure, axes, table, label, alleles="derived alleles", **how):
     """One joint SFS, or another table of its shape, as an image."""
     image = axes.imshow(table, origin="lower", **how)
-    axes.set(xlabel="derived alleles in B", ylabel="derived alleles in A")
+    axes.set(xlabel=f"{alleles} in B", ylabel=f"{alleles} in A")
     for axis in (axes.xaxis, axes.yaxis):
         axis.get_major_locator().set_params(integer=True)
     figure.colorbar(image, ax=axes, label=label, shrink=0.8)
@@ -1588,18 +1558,19 @@ def draw_mistakes(figure, cells, parameters, verdicts):
     responses = np.arange(len(verdicts)) % 2
     right = verdicts == responses
     above, below = cells[0].subgridspec(2, 1, height_ratios=(4, 1)).subplots(sharex=True)
-    time, rate = parameters["divergence_time"], parameters["migration_rate"]
-    strip = np.random.default_rng(0).random(len(time))  # divergence has no migration rate
+    age, rate = parameters["divergence_time"], parameters["migration_rate"]
+    strip = np.random.default_rng(0).random(len(age))  # divergence has no migration rate
     for axes, response, heights in ((below, 0, strip), (above, 1, rate)):
         for verdict, marker, colour in ((True, ".", COLOURS[response]), (False, "X", "black")):
             some = (responses == response) & (right == verdict)
-            axes.scatter(time[some], heights[some], marker=marker, color=colour)
+            axes.scatter(age[some], heights[some], marker=marker, color=colour)
     title = f"mistakes (black): {(~right).sum():,} of {len(right):,} replicates"
     above.set(yscale="log", ylabel="migration rate per generation", title=title)
     below.set(yticks=[], ylabel="divergence:\nnone", xlabel="divergence time, generations")
 
-    by_time, by_rate = figure.add_subplot(cells[1]), figure.add_subplot(cells[2], xscale="log")
-    for axes, values, response in ((by_time, time, 0), (by_time, time, 1), (by_rate, rate, 1)):
+    by_time, by_rate = figure.add_subplot(cells[1]), figure.add_subplot(cells[2])
+    by_rate.set_xscale("log" if np.ptp(rate[1::2]) else "linear")
+    for axes, values, response in ((by_time, age, 0), (by_time, age, 1), (by_rate, rate, 1)):
         along = accuracy_in_bins(values[response::2], right[response::2])
         label = f"{MODELS[response]}, bins of {along[2].max():,}"
         look = {"color": COLOURS[response], "marker": "os"[response], "label": label}
@@ -1610,7 +1581,63 @@ def draw_mistakes(figure, cells, parameters, verdicts):
     by_rate.set_xlabel("migration rate per generation")
 
 
-def draw_test(figure, results, probabilities, parameters, model, sfs, baseline):
+ATTRIBUTION_STEPS = 32
+
+
+def first_rescaling(model):
+    """The layer of a network that is the first to come after the square root."""
+    keras = start_keras()
+    return next(layer for layer in model.layers if isinstance(layer, keras.layers.Rescaling))
+
+
+def mean_input(model, sfs):
+    """The mean of spectra as the network sees them, after the square root; shape (a, b, 1)."""
+    from keras import Model
+
+    seen = Model(model.input, first_rescaling(model).input)
+    pieces = (sfs[first : first + at_once(sfs)] for first in range(0, len(sfs), at_once(sfs)))
+    return sum(seen(piece).numpy().sum(axis=0) for piece in pieces) / len(sfs)
+
+
+def attributions(model, sfs, baseline):
+    """What each cell of spectra adds to the log-odds of gene flow: integrated gradients.
+
+    On the straight way from the baseline to a spectrum, the gradient of the log-odds is averaged,
+    then multiplied by the way. So the cells' attributions sum, up to the error of finite steps, to the
+    difference in log-odds between the two ends (Sundararajan et al. 2017). The way begins behind the
+    square root, whose gradient at 0 is infinite, and ends before the softmax, whose gradient vanishes
+    where the network is sure.
+
+    Parameters
+    ----------
+    model : keras.Model
+    sfs : numpy.ndarray, shape (N, a, b, 1)
+    baseline : numpy.ndarray, shape (a, b, 1)
+        What they are compared with: the `mean_input` of the training part.
+
+    Returns
+    -------
+    numpy.ndarray of float, shape (N, a, b)
+    """
+    import tensorflow as tf
+    from keras import Model
+
+    first, last = first_rescaling(model), model.layers[-1]
+    seen, hidden = Model(model.input, first.input), Model(first.input, last.input)
+    kernel, _ = last.get_weights()
+    towards_gene_flow = (kernel[:, 1] - kernel[:, 0])[:, np.newaxis]
+    way = seen(sfs) - baseline
+    gradients = tf.zeros_like(way)
+    for step in range(ATTRIBUTION_STEPS):
+        point = baseline + (step + 0.5) / ATTRIBUTION_STEPS * way
+        with tf.GradientTape() as tape:
+            tape.watch(point)
+            log_odds = hidden(point) @ towards_gene_flow  # up to a constant, the biases
+        gradients += tape.gradient(log_odds, point)
+    return (way * gradients / ATTRIBUTION_STEPS).numpy()[..., 0]
+
+
+def draw_test(figure, results, probabilities, parameters, model, sfs, notes):
     """The report of a test: how good, where wrong, and why.
 
     Parameters
@@ -1623,8 +1650,8 @@ def draw_test(figure, results, probabilities, parameters, model, sfs, baseline):
     parameters : numpy.ndarray of PARAMETERS, shape (N,)
     model : keras.Model
     sfs : numpy.ndarray of int, shape (N, a, b, 1)
-    baseline : numpy.ndarray, shape (a, b, 1)
-        For the `attributions`.
+    notes : Notes
+        Of the model.
     """
     figure.set_size_inches(16, 14)
     cells = figure.add_gridspec(3, 3)
@@ -1632,6 +1659,8 @@ def draw_test(figure, results, probabilities, parameters, model, sfs, baseline):
     draw_probabilities(figure, [cells[0, column] for column in range(3)], results, gene_flow)
     draw_mistakes(figure, [cells[1, column] for column in range(3)], parameters, gene_flow > 0.5)
 
+    baseline = np.array(notes.learned["mean_input"], np.float32)
+    alleles = "rarer alleles" if notes.training.folded else "derived alleles"
     tables = [
         attributions(model, sfs[response : 2 * ATTRIBUTED : 2], baseline).mean(axis=0)
         for response in range(2)
@@ -1641,7 +1670,7 @@ def draw_test(figure, results, probabilities, parameters, model, sfs, baseline):
         title = f"what speaks for (+) and against (-) gene flow,\nmean over true {MODELS[response]}"
         axes = figure.add_subplot(cells[2, response], title=title)
         label = "attribution, log-odds"
-        show_sfs(figure, axes, table, label, cmap="PuOr_r", vmin=-limit, vmax=limit)
+        show_sfs(figure, axes, table, label, alleles, cmap="PuOr_r", vmin=-limit, vmax=limit)
 
     axes = figure.add_subplot(cells[2, 2], title="with and without a network")
     accuracies = {"network": results["accuracy"]} | results["baselines"]
@@ -1735,21 +1764,21 @@ def print_network(model):
     print(f"  {'together':<21} {model.count_params():>9,} weights")
 
 
-def warnings_of(places, row):
+def unusual(places, row):
     """What is unusual, among the simulations, about a row of what `place` returned."""
     _, percentiles, outlier = places
-    warnings = [
+    remarks = [
         f"{name}: {'more' if percentiles[name][row] > 0 else 'less'} than in any simulation. "
         f"It depends on {DEPENDS_ON[name]}."
         for name in percentiles
         if not np.isfinite(percentiles[name][row])
     ]
     if outlier[row]:
-        warnings.append(
+        remarks.append(
             "taken together, the summaries are unlike any simulation's. Are ancestral alleles known? "
             f"Do {_SCALE} fit?"
         )
-    return warnings
+    return remarks
 
 
 def print_place(places, row):
@@ -1762,8 +1791,8 @@ def print_place(places, row):
         print(
             f"{name:<28}{values[name][row]:>12,.{3 if abs(values[name][row]) < 100 else 0}f}{among:>12}"
         )
-    for warning in warnings_of(places, row):
-        print(f"Warning: {warning}")
+    for remark in unusual(places, row):
+        print(f"Warning: {remark}")
 
 
 def print_simulated(sfs):
@@ -1781,17 +1810,17 @@ def print_simulated(sfs):
 
 def print_runs(runs):
     """Rank the runs by validation loss, mark the last one, and tell in which settings they differ."""
-    settings = [setting.name for setting in fields(TrainingSettings)]
-    shown = [name for name in settings if len({run.get(name) for run in runs}) > 1]
-    shown += ["weights", "validation_accuracy", "validation_loss", "seconds"]
+    names = [setting.name for setting in fields(TrainingSettings)]
+    columns = [name for name in names if len({run.get(name) for run in runs}) > 1]
+    columns += ["weights", "validation_accuracy", "validation_loss", "seconds"]
     ranked = sorted(enumerate(runs), key=lambda run: float(run[1]["validation_loss"]))
     print("\nRuns on these data so far, by validation loss, with the settings in which they differ:")
-    print("      " + "  ".join(shown))
-    for place, (number, run) in enumerate(ranked, start=1):
+    print("      " + "  ".join(columns))
+    for rank, (number, run) in enumerate(ranked, start=1):
         last = number == len(runs) - 1
-        if place <= 10 or last:
-            words = "  ".join(f"{run.get(name) or '?':>{len(name)}}" for name in shown)
-            print(f"{place:>4}. {words}{'  <- this run' * last}")
+        if rank <= 10 or last:
+            words = "  ".join(f"{run.get(name) or '?':>{len(name)}}" for name in columns)
+            print(f"{rank:>4}. {words}{'  <- this run' * last}")
     print()
 
 
@@ -1836,8 +1865,7 @@ def simulate(folder, typed):
 def learn_beside(model, sfs, responses, settings):
     """What a model needs to remember of its training part beside the network's weights."""
     rows, _ = split_rows(len(sfs), settings.seed)
-    if len(rows) > ENOUGH:
-        rows = np.sort(np.random.default_rng(settings.seed).choice(rows, ENOUGH, replace=False))
+    rows = rows[:: math.ceil(len(rows) * sfs[0].size / ENOUGH)]
     sfs, responses = sfs[rows], responses[rows]
     return {
         "baselines": fit_baselines(sfs, responses, settings.folded),
@@ -1875,6 +1903,9 @@ def train(folder, typed):
     data, path = load_dataset(folder), folder / "trained_model.keras"
     saved = data.settings and TrainingSettings(seed=data.settings.seed)
     settings = chosen(TrainingSettings, typed, saved)
+    training, _ = split_rows(len(data.sfs), settings.seed)
+    if len(np.unique(data.responses[training])) < 2:
+        raise Problem(f"{folder}: one model is so rare that none of its spectra is left to train on.")
     with staging(folder, "trained") as partial:
         with contextlib.suppress(Problem):
             if load_notes(path).data != data.checksums:
@@ -1923,7 +1954,9 @@ def test(folder, typed):
         save_dataset(settings, TEST, partial, "test", run)
         sfs, responses = np.load(partial / "test_sfs.npy"), np.load(partial / "test_responses.npy")
         parameters = np.load(partial / "test_parameters.npy")
-        probabilities = model.predict(batches(sfs, responses, np.arange(len(sfs)), 1000), verbose=0)
+        probabilities = model.predict(
+            batches(sfs, responses, np.arange(len(sfs)), at_once(sfs)), verbose=0
+        )
         results = evaluate(probabilities, responses) | {"seed": settings.seed}
         verdicts = baseline_verdicts(notes.learned["baselines"], sfs, notes.training.folded)
         results["baselines"] = {name: float((v == responses).mean()) for name, v in verdicts.items()}
@@ -1949,9 +1982,22 @@ def test(folder, typed):
             " it optimistic: validation is for choosing. A new --seed draws a new test set."
         )
     print()
-    baseline = np.array(notes.learned["mean_input"], np.float32)
-    inputs = results, probabilities, parameters, model, sfs, baseline
+    inputs = results, probabilities, parameters, model, sfs, notes
     save_picture(folder / "test_report.png", draw_test, *inputs)
+
+
+def check_fit(observations, sample_size, folded):
+    """Refuse observed spectra that are not of a model's sample size, or folded where it is not."""
+    for file, observed in observations.items():
+        own_size = PerSpecies(*(n // 2 for n in observed.counts.shape))
+        if own_size != sample_size:
+            got, wanted = (f"{2 * size.a} + {2 * size.b}" for size in (own_size, sample_size))
+            raise Problem(
+                f"{file}: {got} chromosomes, the model takes {wanted}: project to that (easySFS: "
+                f"--proj; moments: project), or simulate with --sample_size {shown(own_size)} and train."
+            )
+        if observed.folded and not folded:
+            raise Problem(f"{file}: folded, but the model takes unfolded spectra: train with --folded.")
 
 
 def predict(folder, typed):
@@ -1959,30 +2005,23 @@ def predict(folder, typed):
     path, observations = folder / "trained_model.keras", typed["predict"]
     notes, model = load_notes(path), load_model(path)
     folded, shape = notes.training.folded, model.input_shape[1:3]
-    for file, observed in observations.items():
-        if observed.counts.shape != shape:
-            (a, b), (model_a, model_b) = (
-                [n // 2 for n in each] for each in (observed.counts.shape, shape)
-            )
-            raise Problem(
-                f"{file}: {2 * a} + {2 * b} chromosomes, the model takes {2 * model_a} + {2 * model_b}: "
-                "project to that (easySFS: --proj; moments: project), or simulate with --sample_size "
-                f"{a} {b} and train."
-            )
-        if observed.folded and not folded:
-            raise Problem(f"{file}: folded, but the model takes unfolded spectra: train with --folded.")
+    check_fit(observations, PerSpecies(*(n // 2 for n in shape)), folded)
     sfs = np.stack([observed.counts for observed in observations.values()])[..., np.newaxis]
     probabilities = model.predict_on_batch(sfs.astype(np.float32))
     verdicts = [MODELS[response] for response in probabilities.argmax(axis=1)]
     places = place(sfs, notes.learned["reference"], folded)
     with staging(folder, "predictions") as partial:
-        table = io.StringIO(newline="")
-        writer = csv.writer(table)
-        writer.writerow(["file", "divergence", "gene_flow", "verdict", "within_training_range"])
-        for row, file in enumerate(observations):
-            within = "no" if warnings_of(places, row) else "yes"
-            writer.writerow([file, *probabilities[row], verdicts[row], within])
-        (partial / "predictions.csv").write_text(table.getvalue(), encoding="utf-8", newline="")
+        rows = [
+            {
+                "file": file,
+                "divergence": probabilities[row, 0],
+                "gene_flow": probabilities[row, 1],
+                "verdict": verdicts[row],
+                "within_training_range": "no" if unusual(places, row) else "yes",
+            }
+            for row, file in enumerate(observations)
+        ]
+        write_rows(partial / "predictions.csv", rows)
     for row, (file, observed) in enumerate(observations.items()):
         print(f"\n{file}" + (f" ({observed.remark})" if observed.remark else ""))
         print_place(places, row)
@@ -2152,11 +2191,14 @@ def parse(argv):
         parser.error("--workers has no use with --dask_scheduler")
     if "simulate" in modes and (reason := why_senseless(chosen(SimulationSettings, typed))):
         parser.error(reason)
+    if {"simulate", "train"} <= set(modes) and chosen(SimulationSettings, typed).n_reps < 5:
+        parser.error(f"--n_reps {typed['n_reps']}: learning takes at least 5 replicates of each model")
     finish_moves(folder)
     useless = typed.keys() - set().union(*(USES[mode] for mode in modes))
     old_model = "train" not in modes and not {"test", "predict"}.isdisjoint(modes)
     # What does not fit is refused here, not after an hour of simulation.
-    what, saved = saved_beside(folder, modes) if useless or old_model else ("", {})
+    look = useless or old_model or "predict" in modes
+    what, saved = saved_beside(folder, modes) if look else ("", {})
     if old_model:
         useless |= {"sample_size"} & typed.keys() & saved.keys()  # which a model cannot change
     for name in sorted(useless):
@@ -2164,7 +2206,13 @@ def parse(argv):
             parser.error(f"--{name} has no use in {what_for}")
         if saved[name] != typed[name]:
             parser.error(f"--{name} {shown(typed[name])}: {what} with {shown(saved[name])}")
-    typed["predict"] = {path: read_observed(path) for path in arguments.get("predict", [])}
+    typed["predict"] = {file: read_observed(file) for file in arguments.get("predict", [])}
+    if typed["predict"] and "simulate" in modes and "train" in modes:
+        settings = chosen(SimulationSettings, typed)
+        check_fit(typed["predict"], settings.sample_size, typed.get("folded", False))
+    elif typed["predict"] and "sample_size" in saved:
+        folded = typed.get("folded", saved.get("folded", False))
+        check_fit(typed["predict"], saved["sample_size"], folded)
     return modes, folder, typed
 
 
@@ -2173,9 +2221,11 @@ def why_senseless(settings):
     if not settings.migration_prior.high:
         return "--migration_prior 0 0: without migrants the two models are one"
     sites = settings.n_loci * settings.sequence_length
-    # About the length of a genealogy in generations: two species since the split, and their ancestor.
+    # To an order of magnitude, the length of a genealogy: two species since the split, their ancestor.
     length = 2 * (settings.tdiv_prior.high + 4 * settings.ne_prior.high)
     snps = settings.mutation_rate * sites * length
+    if snps < 1:
+        return f"--mutation_rate, --sequence_length, --n_loci: {snps:.0e} SNPs are nothing to look at"
     if snps > 1e8:
         return f"--mutation_rate, --sequence_length, --n_loci: together {snps:.0e} SNPs are too many"
     return None
@@ -2204,14 +2254,16 @@ def main(argv=None):
     except BrokenPipeError:  # nobody reads on; nor shall Python try to write at its end
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
-    except (Problem, OSError) as error:
+    except (Problem, OSError, MemoryError) as error:
         print(f"runml: error: {one_line(error)}", file=sys.stderr)
         return 1
     return 0
 
 
 if __name__ == "__main__":
-    sys.stdout.reconfigure(line_buffering=True)  # a log shows each line as it is printed
+    sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: PTH123, SIM115
+    # A log shows each line as it is printed, whatever the letters in a file's name.
+    sys.stdout.reconfigure(line_buffering=True, errors="backslashreplace")
     status = main()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)  # all is done; Python may leave in peace

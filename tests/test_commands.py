@@ -301,6 +301,8 @@ USAGE = [
     (["--train", "--gene_flow_fraction", "1"], "simulated with 0.5"),
     (["--train", "--tdiv_prior", "1", "2"], "50000 500000"),
     (["--predict"], "--predict"),
+    (["--simulate", "--train", "--n_reps", "4"], "--n_reps 4"),
+    (["--simulate", "--sequence_length", "1", "--mutation_rate", "1e-12"], "--mutation_rate"),
     (["--predict", "two.fs", "--seed", "9"], "trained with 1234"),
     (["--predict", "two.fs", "--layers", "3"], "trained with 2"),
     (["--predict", "two.fs", "--sample_size", "5"], "trained with 10 10"),

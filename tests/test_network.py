@@ -151,8 +151,9 @@ def test_a_saved_model_predicts_the_same_anywhere(tmp_path, toy_data):
     sfs, responses = toy_data
     model, _ = runml.train_network(sfs, responses, runml.TrainingSettings(epochs=1))
     path = tmp_path / "trained_model.keras"
+    learned = runml.learn_beside(model, sfs, responses, runml.TrainingSettings())
     notes = runml.Notes(
-        runml.TrainingSettings(layers=3), {"a": "b"}, runml.SimulationSettings(seed=5), {"c": 1.5}
+        runml.TrainingSettings(layers=3), {"a": "b"}, runml.SimulationSettings(seed=5), learned
     )
     runml.save_model(path, model, notes)
     reloaded = keras.models.load_model(path, safe_mode=True)  # plain Keras, raw counts

@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+import zipfile
 
 import hypothesis.extra.numpy as arrays
 import numpy as np
@@ -550,3 +551,67 @@ def test_training_and_test_twice_in_a_row(tmp_path, trained):
     for a, b in zip(results[0][0], results[1][0], strict=True):
         np.testing.assert_array_equal(a, b)
     assert results[0][1] == results[1][1]
+
+
+@pytest.mark.parametrize(
+    ("part", "value"),
+    [
+        ("learned", None),
+        ("learned", {}),
+        ("learned", ["baselines", "reference", "mean_input"]),
+        ("baselines", {"F_ST": 1}),
+        ("reference", "far away"),
+        ("mean_input", [[1.0, 2.0]]),
+    ],
+)
+@pytest.mark.parametrize("mode", [["--test"], ["--predict"]])
+def test_notes_that_were_edited_are_told(tmp_path, trained, mode, part, value):
+    folder = tmp_path / "data"
+    shutil.copytree(trained[0], folder)
+    path = folder / "trained_model.keras"
+    with zipfile.ZipFile(path) as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    notes = json.loads(members[runml.NOTES])
+    (notes if part == "learned" else notes["learned"])[part] = value
+    members[runml.NOTES] = json.dumps(notes).encode()
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, member in members.items():
+            archive.writestr(name, member)
+    np.save(tmp_path / "own.npy", np.ones((21, 21)))
+    before = contents(folder)
+    words = [*mode, tmp_path / "own.npy"] if mode == ["--predict"] else mode
+    assert runml.main([*map(str, words), "--data_dir", str(folder)]) == 1
+    assert contents(folder) == before
+
+
+def test_results_whose_place_is_taken_by_a_folder(tmp_path, trained, capsys):
+    folder = tmp_path / "data"
+    shutil.copytree(trained[0], folder)
+    (folder / "test_results.json").unlink()
+    (folder / "test_results.json").mkdir()
+    before = contents(folder)
+    assert runml.main(["--test", "--n_test_reps", "5", "--data_dir", str(folder)]) == 1
+    assert "test_results.json is a folder" in capsys.readouterr().err
+    assert contents(folder) == before
+
+
+def test_a_rare_model_is_told_before_training(tmp_path, capsys):
+    responses = np.zeros(200, int)
+    _, validation = runml.split_rows(200, 1234)
+    responses[validation[:5]] = 1
+    np.save(tmp_path / "simulated_sfs.npy", np.ones((200, 5, 5, 1), np.int32))
+    np.save(tmp_path / "simulated_responses.npy", responses)
+    assert runml.main(["--train", "--data_dir", str(tmp_path)]) == 1
+    assert "rare" in capsys.readouterr().err
+
+
+def test_a_wrong_cluster_does_not_discard_what_is_unfinished(tmp_path):
+    partial = tmp_path / ".simulated.partial"
+    partial.mkdir()
+    (partial / "simulated_settings.json").write_text('{"seed": 1}')
+    before = contents(tmp_path)
+    done = command("--simulate", *SMALL, "--dask_scheduler", "tcp://127.0.0.1:1", "--data_dir", tmp_path)
+    assert done.returncode == 1
+    assert done.stderr.count("\n") == 1
+    after = {path: data for path, data in contents(tmp_path).items() if path.suffix != ".lock"}
+    assert after == before
