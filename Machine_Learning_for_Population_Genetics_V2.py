@@ -1009,7 +1009,6 @@ def dask_cluster(address):
             raise Problem(f"{where}: the scheduler, or the last of its workers, is gone.") from None
         finally:
             over.set()
-            logging.disable(logging.NOTSET)
 
 
 @contextlib.contextmanager
