@@ -106,15 +106,14 @@ def timed(command, **kwargs):
     return time.perf_counter() - start, done.stdout
 
 
-def training_seconds(folder):
-    """Seconds until the model of the lesson's settings is saved, and until the command has ended."""
-    start, saved = time.perf_counter(), 0
-    command = [*SCRIPT, "--train", *LESSON, "--data_dir", str(folder)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as training:
-        for line in training.stdout:
-            if line.startswith("Model saved"):
-                saved = time.perf_counter() - start
-    return saved, time.perf_counter() - start
+def timed_until(saved, command):
+    """Seconds until a command prints that its results are saved, and until it has drawn its pictures."""
+    start, until = time.perf_counter(), None
+    with subprocess.Popen([str(word) for word in command], stdout=subprocess.PIPE, text=True) as process:
+        for line in process.stdout:
+            if saved in line:
+                until = time.perf_counter() - start
+    return until, time.perf_counter() - start
 
 
 def peak_memory(command, with_children=True):
@@ -298,7 +297,7 @@ def part_simulation(work, n_reps=2_500, n_plain=400, n_rounds=3):
             floor.append(max(pool.map(spend, ["floor"] * N_WORKERS, halves)))
         command = [*SCRIPT, "--simulate", "--n_reps", n_reps, "--workers", N_WORKERS]
         with tempfile.TemporaryDirectory(dir=work) as folder:
-            ours.append(timed([*command, "--data_dir", folder])[0])
+            ours.append(timed_until("joint SFS saved", [*command, "--data_dir", folder])[0])
     rates = [n_sfs / seconds for seconds in ours]
     ratio = statistics.median(rate / reference for rate, reference in zip(rates, plain, strict=True))
     over = statistics.median(seconds / reference for seconds, reference in zip(ours, floor, strict=True))
@@ -321,7 +320,8 @@ def part_accuracy(work):
     for seed in SEEDS:
         folder = simulated(work, seed)
         references.append(timed([sys.executable, __file__, "--reference_fit", folder])[0])
-        for times, seconds in zip((saved, whole), training_seconds(folder), strict=True):
+        command = [*SCRIPT, "--train", *LESSON, "--data_dir", folder]
+        for times, seconds in zip((saved, whole), timed_until("Model saved", command), strict=True):
             times.append(seconds)
         found.append(scores(folder, work))
     found = np.array(found)  # shape (seeds, sets, 2)
@@ -413,7 +413,8 @@ def part_scale(work, n_reps=1_000, n_rounds=3, sizes=(2_000, 20_000)):
         choices = [["--workers", 1], ["--workers", N_WORKERS], ["--dask_scheduler", address]]
         for turn in range(n_rounds):
             for (name, found), choice in zip(rates.items(), choices, strict=True):
-                seconds, _ = timed([*simulate, Path(folder) / f"{name} {turn}", *choice])
+                command = [*simulate, Path(folder) / f"{name} {turn}", *choice]
+                seconds, _ = timed_until("joint SFS saved", command)
                 found.append(2 * n_reps / seconds)
     one, two, dask = rates.values()
 
@@ -448,7 +449,7 @@ def part_scale(work, n_reps=1_000, n_rounds=3, sizes=(2_000, 20_000)):
     )
 
     with tempfile.TemporaryDirectory(dir=work) as folder:
-        whole, _ = timed([*simulate, Path(folder) / "whole"])
+        whole, _ = timed_until("joint SFS saved", [*simulate, Path(folder) / "whole"])
         file = Path(folder) / "resumed" / ".simulated.partial" / "simulated_sfs.npy"
         process = subprocess.Popen(
             [str(word) for word in [*simulate, Path(folder) / "resumed"]], stdout=subprocess.DEVNULL
@@ -459,7 +460,7 @@ def part_scale(work, n_reps=1_000, n_rounds=3, sizes=(2_000, 20_000)):
         process.kill()
         process.wait()
         done = 100 * file.stat().st_size / (2 * half)
-        rest, _ = timed([*simulate, Path(folder) / "resumed"])
+        rest, _ = timed_until("joint SFS saved", [*simulate, Path(folder) / "resumed"])
     row(
         f"`--simulate`, killed after {done:.0f}%, run again",
         f"{rest:.1f} s",
