@@ -5,7 +5,8 @@
     python tests/benchmark.py --work FOLDER      # keep what was simulated, and use it next time
 
 Each part prints rows of one Markdown table as it ends. Times are wall-clock seconds of whole
-commands, start-up and TensorFlow's import included, unless a row says otherwise; where a median is
+commands, start-up and TensorFlow's import included, or until a command prints that its results are
+saved, before it draws pictures, where simulating or fitting is compared with a reference. Where a median is
 printed, program and reference ran in turn. Accuracy is measured on three sets of 10,000 spectra with
 finite-sites mutations (`msprime.sim_mutations` as it comes, SFS by sites), which no training sees. One
 set is not enough: the same networks differed by 0.002 from one set to another.
@@ -16,10 +17,10 @@ alone, some of them on a busy machine.
 
     filters 8, gain 15                                          0.9973   0.0095    5.8
     filters 8, gain 25                                          0.9973   0.0099    5.8
-    filters 12, gain 20                     (chosen)            0.9974   0.0094    6.6
+    filters 12, gain 20                                         0.9974   0.0094    6.6
     filters 12, gain 25                                         0.9974   0.0105    6.8
     filters 16, gain 10, last layer random                      0.9971   0.0101   11.4
-    filters 16, gain 15                                         0.9975   0.0091   12.2
+    filters 16, gain 15                     (chosen)            0.9975   0.0091   12.2
     filters 16, gain 20                                         0.9974   0.0095    9.1
     filters 32, gain 10                                         0.9975   0.0089   15.5
     filters 8, gain 25, 128 and 64 units                        0.9974   0.0108    8.4
@@ -53,6 +54,11 @@ small CNN took 8.7 with batches of 128:
     filters 8, gain 20, not averaged; four seeds         0.9963-0.9983   0.0055-0.0114   9.3
     filters 8, gain 20, averaged; four seeds             0.9978-0.9986   0.0054-0.0078   9.9
     filters 8, gain 20, cosine decay, not averaged              0.9974   0.0077    9.0
+
+Why the seconds of `fit` jumped: while tf.data tunes itself, a thread of it sleeps 10, 20, 40, ... ms
+between looks, and the end of an epoch waits for it to wake. So an epoch took 0.65 or 1.27 seconds,
+whatever the network. Without tuning, ten epochs took 7.7 (12 filters), 8.9 (16) and 12.2 (24), with
+one thread for an operation; with two threads 8.5, 9.8 and 12.7, and more of the processor.
 
 Averaged weights vary least between seeds and cost next to nothing. With 1,600 training spectra an
 average over a fixed 100 steps is too long (0.985 to 0.990, over 25 steps 0.992 to 0.994), hence the
