@@ -6,10 +6,10 @@
 
 Each part prints rows of one Markdown table as it ends. Times are wall-clock seconds of whole
 commands, start-up and TensorFlow's import included, or until a command prints that its results are
-saved, before it draws pictures, where simulating or fitting is compared with a reference. Where a median is
-printed, program and reference ran in turn. Accuracy is measured on three sets of 10,000 spectra with
-finite-sites mutations (`msprime.sim_mutations` as it comes, SFS by sites), which no training sees. One
-set is not enough: the same networks differed by 0.002 from one set to another.
+saved, before it draws pictures, where simulating or fitting is compared with a reference. Where a
+median is printed, program and reference ran in turn. Accuracy is measured on three sets of 10,000
+spectra with finite-sites mutations (`msprime.sim_mutations` as it comes, SFS by sites), which no
+training sees. One set is not enough: the same networks differed by 0.002 from one set to another.
 
 What was tried for the network, at the lesson's settings: mean accuracy and log-loss of five training
 sets of 8,000, on 40,000 spectra (half by finite sites, half by branches), and the seconds of `fit`
