@@ -623,7 +623,7 @@ def summaries(sfs, folded=False):
     return found
 
 
-ENOUGH = 10_000_000  # cells of training spectra for these to look at; more would fill the memory
+ENOUGH = 10_000_000  # cells of spectra for statistics to look at; more would fill the memory
 BASELINES = ("F_ST", "polymorphic in both")  # on which one could set a threshold
 LOGISTIC = "log(1 + SFS)"
 
@@ -1272,7 +1272,9 @@ def read_rows(path, numbers):
     except (OSError, csv.Error):
         damaged = True
     if damaged:
-        print(f"{path}: what cannot be read of it is left out.")
+        print(f"{path}: what cannot be read of it is left out; the whole is kept as {path.stem}.old.")
+        with contextlib.suppress(OSError):
+            shutil.copyfile(path, path.with_suffix(".old"))
     return rows
 
 
@@ -1794,9 +1796,10 @@ def print_place(places, row):
         print(f"Warning: {remark}")
 
 
-def print_simulated(sfs):
+def print_simulated(sfs, n_all):
     """Median and range of what one would look at first, under each model."""
-    print(f"\n{'median (range)':<20}{MODELS[0]:>32}{MODELS[1]:>32}")
+    print("" if len(sfs) == n_all else f"\nOf the first {len(sfs):,} spectra:")
+    print(f"{'median (range)':<20}{MODELS[0]:>32}{MODELS[1]:>32}")
     found = summaries(sfs)
     for name, form in (("SNPs", ",.0f"), ("F_ST", ".3f"), ("polymorphic in both", ".3f")):
         ranges = []
@@ -1856,7 +1859,8 @@ def simulate(folder, typed):
     seconds = time.perf_counter() - start
     print(f"{2 * settings.n_reps:,} joint SFS saved in {folder} after {seconds:.0f} s.")
     sfs = load_array(folder / "simulated_sfs.npy")
-    print_simulated(sfs)
+    sfs = sfs[: 2 * max(1, ENOUGH // (2 * sfs[0].size))]
+    print_simulated(sfs, 2 * settings.n_reps)
     save_picture(folder / "demographic_models.png", draw_models, settings)
     save_picture(folder / "simulated_sfs.png", draw_sfs, sfs)
 

@@ -184,7 +184,9 @@ def test_a_damaged_table_stops_nothing(tmp_path, capsys, trained, damage):
     damage(path)
     found = runml.read_rows(path, runml.RUN_NUMBERS)
     assert found in ([], whole)
-    assert capsys.readouterr().out == f"{path}: what cannot be read of it is left out.\n"
+    assert capsys.readouterr().out == (
+        f"{path}: what cannot be read of it is left out; the whole is kept as {path.stem}.old.\n"
+    )
     runml.write_rows(path, [*found, whole[0]])
     assert runml.read_rows(path, runml.RUN_NUMBERS) == [*found, whole[0]]
     assert capsys.readouterr().out == ""
