@@ -230,7 +230,7 @@ def test_workers_are_never_more_than_the_work(tmp_path, monkeypatch, capsys):
         runml, "worker_pool", lambda n, _pool=runml.worker_pool: pools.append(n) or _pool(n)
     )
     run(capsys, "--simulate", *SMALL, "--workers", 64, "--data_dir", tmp_path)
-    assert pools == [4]  # 40 rows, 10 to a task
+    assert pools == [2]  # 40 rows, 25 to a task
 
 
 USAGE = [
