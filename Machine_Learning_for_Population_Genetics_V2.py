@@ -956,7 +956,9 @@ def dask_cluster(address):
         import cloudpickle
         import distributed
     except ImportError:
-        raise Problem("--dask_scheduler takes one more package: pip install distributed") from None
+        raise Problem(
+            "--dask_scheduler takes one more package: pip install 'distributed>=2026.8'"
+        ) from None
     logging.disable()  # what distributed says of an error is long, and ours follows
     warnings.filterwarnings("ignore", module="distributed")
     cloudpickle.register_pickle_by_value(sys.modules[__name__])  # the workers do not have this file

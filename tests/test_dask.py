@@ -240,4 +240,4 @@ def test_something_else_at_the_address(tmp_path):
 def test_the_missing_package_is_named(tmp_path, capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "distributed", None)
     words = ("--simulate", *SMALL, "--data_dir", tmp_path, "--dask_scheduler", "tcp://127.0.0.1:1")
-    assert_refused(run_here(capsys, *words), "pip install distributed")
+    assert_refused(run_here(capsys, *words), "pip install 'distributed>=2026.8'")
