@@ -1,6 +1,6 @@
 """How good, how fast and how large the three commands are, each against its reference in the same run.
 
-    python tests/benchmark.py                    # everything, about half an hour on two cores
+    python tests/benchmark.py                    # everything, about 40 minutes on two cores
     python tests/benchmark.py startup memory     # only these parts
     python tests/benchmark.py --work FOLDER      # keep what was simulated, and use it next time
 
@@ -412,7 +412,7 @@ def part_opinion(work):
             row(f"{what}: {name}", f"{1 - within.mean():.1%}", f"of {len(sfs):,}", target)
 
 
-def part_scale(work, n_reps=1_000, n_rounds=3, sizes=(2_000, 20_000)):
+def part_scale(work, n_reps=2_500, n_rounds=3, sizes=(2_000, 20_000)):
     simulate = [*SCRIPT, "--simulate", "--n_reps", n_reps, "--data_dir"]
     rates = {"1 worker": [], f"{N_WORKERS} workers": [], "Dask": []}
     with tempfile.TemporaryDirectory(dir=work) as folder, dask_workers(folder) as address:
