@@ -63,8 +63,12 @@ def test_the_parser_answers_anything(tmp_path, capsys, argv):
             assert printed.err.startswith("runml: error: ")
             assert printed.err.count("\n") == 1
         return
-    assert modes
+    assert modes == [mode for mode in runml.MODES if f"--{mode}" in argv]
+    assert typed.keys() - {"predict"} == {word[2:] for word in argv if word[2:] in runml.OPTIONS}
     for name, value in typed.items():
+        if name == "predict":
+            assert ("predict" in modes) == bool(value)
+            continue
         if name == "dask_scheduler":
             assert value
             continue

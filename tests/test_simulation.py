@@ -63,38 +63,113 @@ def one_model(settings, response, n_rows):
         yield runml.draw_parameters(settings, response, rng), rng
 
 
-def test_poisson_on_branches_is_the_distribution_of_infinite_sites_mutations():
+def finite_sites(trees, mutation_rate, seed):
+    """The SFS by sites of msprime's own mutations, as they come."""
+    trees = msprime.sim_mutations(trees, rate=mutation_rate, random_seed=seed)
+    samples = [trees.samples(population=0), trees.samples(population=1)]
+    sfs = trees.allele_frequency_spectrum(samples, polarised=True, span_normalise=False)
+    sfs[0, 0] = sfs[-1, -1] = 0
+    return sfs
+
+
+def ours_and_theirs(settings, response, n_rows, monkeypatch):
+    """Spectra of the same genealogies: by branches, as mutations meet, and by msprime's mutations."""
+    genealogies, alone = [], []
+
+    def sim_ancestry(*args, _simulate=msprime.sim_ancestry, **kwargs):
+        genealogies.extend(_simulate(*args, **kwargs))
+        return genealogies[-1:]
+
+    def meet(mutations, *args, _meet=runml.let_mutations_meet):
+        alone.append(mutations)
+        return _meet(mutations, *args)
+
+    monkeypatch.setattr(msprime, "sim_ancestry", sim_ancestry)
+    monkeypatch.setattr(runml, "let_mutations_meet", meet)
+    ours = [runml.simulate_sfs(settings, *draw) for draw in one_model(settings, response, n_rows)]
+    theirs = [
+        finite_sites(trees, settings.mutation_rate, seed) for seed, trees in enumerate(genealogies, 1)
+    ]
+    return np.array(alone), np.array(ours), np.array(theirs)
+
+
+def shared_and_fixed(sfs):
+    """All SNPs, those polymorphic in both species, and fixed differences; each of shape (N,)."""
+    both, fixed = sfs[:, 1:-1, 1:-1].sum(axis=(1, 2)), sfs[:, 0, -1] + sfs[:, -1, 0]
+    return {"all": sfs.sum(axis=(1, 2)), "shared": both, "fixed": fixed}
+
+
+@pytest.mark.parametrize("response", [0, 1], ids=runml.MODELS)
+def test_mutations_meet_as_often_as_those_of_msprime(response, monkeypatch):
     settings = fixed_settings(
-        sample_size=runml.PerSpecies(3, 2), sequence_length=5_000, recombination_rate=1e-7
+        sample_size=runml.PerSpecies(5, 4),
+        sequence_length=20_000,
+        tdiv_prior=runml.Prior(400_000, 400_000),
+        ne_prior=runml.Prior(50_000, 50_000),
+        migration_prior=runml.Prior(1e-6, 1e-6),
     )
-    n_rows = 2_000
-    ours = np.stack([runml.simulate_sfs(settings, *draw) for draw in one_model(settings, 1, n_rows)])
-    theirs = np.empty_like(ours)
-    for row in range(n_rows):
-        trees = msprime.sim_ancestry(
-            {"A": 3, "B": 2},
-            demography=runml.demographic_model(
-                settings, runml.draw_parameters(settings, 1, np.random.default_rng(0))
-            ),
-            sequence_length=settings.sequence_length,
-            recombination_rate=settings.recombination_rate,
-            random_seed=row + 1,
-        )
-        trees = msprime.sim_mutations(
-            trees, rate=settings.mutation_rate, discrete_genome=False, random_seed=row + 1
-        )
-        samples = [trees.samples(population=0), trees.samples(population=1)]
-        theirs[row] = trees.allele_frequency_spectrum(samples, polarised=True, span_normalise=False)
-    # Cell by cell: means, in units of their standard error, and the whole distribution.
-    for i, j in np.ndindex(ours.shape[1:]):
-        a, b = ours[:, i, j], theirs[:, i, j]
-        if a.any() or b.any():
-            assert abs(a.mean() - b.mean()) < 4.5 * ((a.var() + b.var()) / n_rows) ** 0.5, (i, j)
-            assert stats.ks_2samp(a, b).pvalue > 1e-4, (i, j)
-    # And how cells vary together, which a wrong sharing of genealogies would change.
-    totals = ours.sum(axis=(1, 2)), theirs.sum(axis=(1, 2))
-    assert stats.ks_2samp(*totals).pvalue > 1e-3
-    assert np.var(totals[0]) / np.var(totals[1]) == pytest.approx(1, abs=0.2)
+    n_rows = 400
+    alone, ours, theirs = ours_and_theirs(settings, response, n_rows, monkeypatch)
+
+    def unlike(spectra):
+        """Cells whose means differ by more than 4.5 standard errors, and more than 5%."""
+        difference = spectra - theirs
+        error = difference.std(axis=0) / n_rows**0.5
+        beyond = abs(difference.mean(axis=0)) - 0.05 * theirs.mean(axis=0) - 4.5 * error
+        return (beyond > 0)[theirs.sum(axis=0) >= 50]
+
+    assert not unlike(ours).any()
+    assert unlike(alone).any()  # under infinite sites
+    ours, theirs, alone = map(shared_and_fixed, (ours, theirs, alone))
+    for name, values in ours.items():
+        assert stats.ks_2samp(values, theirs[name]).pvalue > 1e-3, name
+    assert stats.ks_2samp(alone["shared"], theirs["shared"]).pvalue < 1e-6 or response == 1
+    assert stats.ks_2samp(alone["all"], theirs["all"]).pvalue < 1e-3
+
+
+def test_infinite_sites_come_back_where_mutations_are_rare(monkeypatch):
+    settings = fixed_settings(
+        sample_size=runml.PerSpecies(5, 4),
+        tdiv_prior=runml.Prior(1e6, 1e6),
+        mutation_rate=1e-9,
+        recombination_rate=1e-10,
+        sequence_length=2_000_000,
+    )
+    alone, ours, theirs = ours_and_theirs(settings, 0, 200, monkeypatch)
+    assert abs(ours - alone).sum() < 0.01 * alone.sum()
+    assert alone[:, 1:-1, 1:-1].sum() == 0
+    both = [spectra[:, 1:-1, 1:-1].sum(axis=(1, 2)) for spectra in (ours, theirs)]
+    assert max(both[0].mean(), both[1].mean()) < 3  # of some thousand SNPs
+    assert abs(both[0].mean() - both[1].mean()) < 4 * ((both[0].var() + both[1].var()) / 200) ** 0.5
+
+
+class OneMeeting(np.random.Generator):
+    """Random numbers under which two mutations meet."""
+
+    def poisson(self, mean):
+        return 1
+
+
+@pytest.mark.parametrize(
+    ("carriers", "same_nucleotide", "another"),
+    [
+        (((1, 0), (0, 1)), [(1, 1)], [(0, 1), (1, 0)]),  # on different branches
+        (((4, 2), (1, 1)), [(3, 1)], [(1, 1), (3, 1)]),  # one within the other
+        (((4, 0), (4, 0)), [], [(4, 0)]),  # on one branch
+        (((4, 0), (0, 4)), [], [(0, 4), (4, 0)]),  # what all carry is no SNP
+    ],
+)
+def test_where_mutations_meet_by_hand(carriers, same_nucleotide, another):
+    mutations = np.zeros((5, 5), int)
+    np.add.at(mutations, tuple(np.transpose(carriers)), 1)
+    rng = OneMeeting(np.random.PCG64(1))
+    n_same = 0
+    for _ in range(600):
+        sfs = runml.let_mutations_meet(mutations, 10, rng)
+        alleles = [cell for cell in np.ndindex(5, 5) for _ in range(sfs[cell])]
+        assert alleles in (same_nucleotide, another)
+        n_same += alleles == same_nucleotide
+    assert abs(n_same - 200) < 4 * (600 * 1 / 3 * 2 / 3) ** 0.5
 
 
 def test_without_migration_the_two_models_are_one():
