@@ -13,40 +13,35 @@ spectrum (SFS). `--train` teaches a convolutional neural network to tell the two
 `--test` simulates a fresh set, which the network has never met, and counts its mistakes.
 
 The file reads in the order in which the data flow: settings, demography, one simulated SFS, a
-dataset, the network, its training, its test. There the lesson ends; what serves it comes behind.
+dataset, the network, its training, its evaluation, and the three commands themselves. There the
+lesson ends; what serves it comes behind.
 """
 
-import os
 import signal
-import sys
 
 if __name__ == "__main__":
-    # From here on Ctrl-C and SIGTERM end a run with one line. There is nothing to tidy up: unfinished
-    # files are hidden until the next run, and the workers go when their parent is gone.
-    screen = os.dup(2)  # stays the screen while `held_stderr` holds 2
-
-    def stop(signal_number, _frame):
-        """Answer a signal."""
-        line = "runml: stopped; what was not finished has replaced nothing.\n"
-        os.write(screen, ("\n" + line if os.isatty(screen) else line).encode())
-        os._exit(128 + signal_number)
-
-    signal.signal(signal.SIGINT, stop)
-    signal.signal(signal.SIGTERM, stop)
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C during the imports leaves no traceback
 
 import argparse
 import contextlib
 import csv
+import difflib
 import hashlib
 import io
 import itertools
 import json
 import logging
 import math
+import mmap
 import multiprocessing
+import os
 import platform
+import re
+import select
 import shlex
 import shutil
+import stat
+import sys
 import tempfile
 import textwrap
 import threading
@@ -54,7 +49,8 @@ import time
 import warnings
 import zipfile
 from collections import deque
-from concurrent.futures import CancelledError, ProcessPoolExecutor
+from collections.abc import Callable
+from concurrent.futures import CancelledError, Executor, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass, field, fields, replace
 from importlib.metadata import version
@@ -71,12 +67,35 @@ import numpy as np
 class Problem(Exception):  # noqa: N818
     """Something that the user can put right. Its text says what is wrong and what to do."""
 
+    status = 1
+
+
+class UsageError(Problem):
+    """What was typed makes no sense."""
+
+    status = 2
+
 
 class Prior(NamedTuple):
-    """A uniform prior; low = high fixes the value."""
+    """A prior between two ends, uniform or log-uniform; low = high fixes the value."""
 
     low: float
     high: float
+    scale: str = "uniform"
+
+    def draw(self, rng):
+        """Draw one value."""
+        if self.low == self.high:
+            return self.low
+        if self.scale == "log":
+            return math.exp(rng.uniform(math.log(self.low), math.log(self.high)))
+        return rng.uniform(self.low, self.high)
+
+    @property
+    def middle(self):
+        """The median."""
+        low, high = self.low, self.high
+        return math.sqrt(low * high) if self.scale == "log" else (low + high) / 2
 
 
 class PerSpecies(NamedTuple):
@@ -86,40 +105,41 @@ class PerSpecies(NamedTuple):
     b: int
 
 
-def option(default, within, meaning):
-    """A setting: its default, the interval it must lie in, and what it means."""
-    return field(default=default, metadata={"within": within, "meaning": meaning})
+def option(default, meaning, interval=None):
+    """A setting: its default, what it means, and the interval in which its numbers must lie."""
+    return field(default=default, metadata={"meaning": meaning, "interval": interval})
 
 
-SEED = (1234, "[0, 4294967295]", "one number fixes every result")
+SEED = (1234, "one number fixes every result", "[0, 4294967295]")
 
 
 @dataclass(frozen=True)
 class SimulationSettings:
     """What is simulated. Times are in generations, sizes in diploid individuals."""
 
-    n_reps: int = option(5_000, "[1, 1e7]", "training replicates per model")
     sample_size: PerSpecies = option(
-        PerSpecies(10, 10), "[1, 250]", "diploid individuals per species: one number, or two for A and B"
+        PerSpecies(10, 10), "diploid individuals per species: one number, or two for A and B", "[1, 250]"
     )
-    sequence_length: int = option(100_000, "[1, 1e9]", "base pairs of one locus")
-    n_loci: int = option(1, "[1, 1e6]", "independent loci, whose spectra are added up")
-    mutation_rate: float = option(1e-7, "(0, 0.01]", "per base pair per generation")
-    recombination_rate: float = option(1e-8, "[0, 0.5]", "per base pair per generation")
-    tdiv_prior: Prior = option(Prior(50_000.0, 500_000.0), "(0, 1e9]", "divergence time, generations")
+    sequence_length: int = option(100_000, "base pairs of one locus", "[1, 1e9]")
+    n_loci: int = option(1, "independent loci, whose spectra are added up", "[1, 1e6]")
+    mutation_rate: float = option(1e-7, "per base pair per generation", "(0, 0.01]")
+    recombination_rate: float = option(1e-8, "per base pair per generation", "[0, 0.5]")
+    tdiv_prior: Prior = option(Prior(50_000.0, 500_000.0), "divergence time, generations", "(0, 1e9]")
     ne_prior: Prior = option(
         Prior(10_000.0, 100_000.0),
-        "[1, 1e9]",
         "size of the ancestor, of A and of B, diploid individuals",
+        "[1, 1e9]",
     )
     migration_prior: Prior = option(
         Prior(1e-6, 1e-4),
+        "share of a species that are migrants from the other, per generation",
         "[0, 1]",
-        "share of each species that are migrants from the other, per generation",
     )
-    gene_flow_fraction: float = option(
-        0.5, "(0, 1]", "share of the time since divergence, back from today, with gene flow"
+    gene_flow_start: Prior = option(
+        Prior(0.5, 0.5), "when gene flow began, in shares of the time since divergence", "[0, 1]"
     )
+    gene_flow_stop: Prior = option(Prior(0.0, 0.0), "when it ended, likewise; 0 is today", "[0, 1]")
+    asymmetric: bool = option(False, "draw migration from A to B and from B to A independently")
     seed: int = option(*SEED)
 
 
@@ -127,38 +147,44 @@ class SimulationSettings:
 class TrainingSettings:
     """The network and how it learns: what the class experiments with."""
 
-    layers: int = option(2, "[1, 6]", "hidden layers, each half as wide as the one before")
-    dropout: float = option(0.2, "[0, 1)", "share of units silenced at random, after each hidden layer")
-    epochs: int = option(10, "[1, 100000]", "passes through the training spectra")
-    learning_rate: float = option(1e-5, "(0, 10]", "size of Adam's steps")
-    batch_size: int = option(128, "[1, 100000]", "spectra per step")
-    folded: bool = option(False, "[0, 1]", "fold the spectra, for when ancestral alleles are not known")
+    layers: int = option(2, "hidden layers, each half as wide as the one before", "[1, 6]")
+    dropout: float = option(0.2, "share of the last hidden layer's units silenced at random", "[0, 1)")
+    epochs: int = option(10, "passes through the training spectra", "[1, 100000]")
+    learning_rate: float = option(1e-5, "size of Adam's steps", "(0, 10]")
+    batch_size: int = option(64, "spectra per step", "[1, 100000]")
+    folded: bool = option(False, "fold the spectra, for when ancestral alleles are not known")
     seed: int = option(*SEED)
 
 
 @dataclass(frozen=True)
-class RunSettings:
-    """How much is tested, and what simulates. None of it changes what a replicate is."""
+class WorkSettings:
+    """How much is simulated, and where. None of it changes what a replicate is."""
 
-    n_test_reps: int = option(500, "[1, 1e7]", "test replicates per model")
-    workers: int = option(0, "[1, 4096]", "processes that simulate")  # 0: as many as there are cores
-    dask_scheduler: str = option("", "", "address of a Dask scheduler to simulate on instead")
-
-
-# One seed grows three branches, whose random numbers are independent whatever the seed.
-SIMULATE, TEST, TRAIN = range(3)
+    n_reps: int = option(5_000, "training replicates per model", "[1, 1e7]")
+    n_test_reps: int = option(1_000, "test replicates per model", "[1, 1e7]")
+    workers: int = option(None, "processes that simulate", "[1, 4096]")
+    dask_scheduler: str = option(None, "address of a Dask scheduler to simulate on instead")
 
 
-def random_branch(seed, *branch):
-    """The seed sequence at a place in the tree that grows from one seed."""
-    return np.random.SeedSequence(seed, spawn_key=branch)
+# From one seed spring streams of random numbers. None of these keys is the beginning of another, so no
+# two streams meet, whatever the seed.
+TRAINING_SET, TEST_SET, SPLIT, WEIGHTS = (0,), (1,), (2, 0), (2, 1)
+
+
+def seed_sequence(seed, stream, *replicate):
+    """Where a stream of random numbers, or one replicate's part of it, springs from."""
+    return np.random.SeedSequence(seed, spawn_key=(*stream, *replicate))
 
 
 # =============================== 2. Two demographic models ===============================
 
 MODELS = ("divergence", "gene flow")  # the responses 0 and 1
 PARAMETERS = np.dtype(
-    [(name, "f8") for name in ("divergence_time", "size_ancestor", "size_a", "size_b", "migration_rate")]
+    [
+        *((name, "f8") for name in ("divergence_time", "size_ancestor", "size_a", "size_b")),
+        *((name, "f8") for name in ("migration_a_to_b", "migration_b_to_a")),
+        *((name, "f8") for name in ("gene_flow_start", "gene_flow_stop")),
+    ]
 )
 
 
@@ -175,29 +201,27 @@ def draw_parameters(settings, response, rng):
     Returns
     -------
     numpy.void
-        A record of `PARAMETERS`: generations, diploid individuals, and the migration rate per
-        generation.
+        A record of `PARAMETERS`. Times are generations before today, the start of gene flow being
+        the older one; sizes are diploid individuals; "migration_a_to_b" is, forwards in time, the
+        share of B that are migrants from A, per generation.
     """
-    return np.array(
-        (
-            rng.uniform(*settings.tdiv_prior),
-            *rng.uniform(*settings.ne_prior, size=3),
-            rng.uniform(*settings.migration_prior) * response,
-        ),
-        dtype=PARAMETERS,
-    )[()]
+    divergence_time = settings.tdiv_prior.draw(rng)
+    sizes = [settings.ne_prior.draw(rng) for _ in ("ancestor", "A", "B")]
+    a_to_b = settings.migration_prior.draw(rng) * response
+    b_to_a = settings.migration_prior.draw(rng) * response if settings.asymmetric else a_to_b
+    shares = settings.gene_flow_start.draw(rng), settings.gene_flow_stop.draw(rng)
+    start, stop = divergence_time * max(shares), divergence_time * min(shares)
+    return np.array((divergence_time, *sizes, a_to_b, b_to_a, start, stop), PARAMETERS)[()]
 
 
-def demographic_model(settings, parameters):
-    """An ancestor that splits into A and B, which may exchange migrants.
+def demographic_model(parameters):
+    """An ancestor that splits into A and B, which may exchange migrants for some of the time since.
 
-    Time runs backwards from today: migration, as strong from A to B as from B to A, goes on for
-    `gene_flow_fraction` of the time since their divergence, then stops. That is secondary contact
-    or, where the fraction is 1, isolation with migration.
+    Gene flow that goes on until today is secondary contact or, where it began with the divergence,
+    isolation with migration.
 
     Parameters
     ----------
-    settings : SimulationSettings
     parameters : numpy.void
         One record of `PARAMETERS`.
 
@@ -207,16 +231,18 @@ def demographic_model(settings, parameters):
     """
     import msprime
 
-    divergence_time = parameters["divergence_time"]
+    start, stop = parameters["gene_flow_start"], parameters["gene_flow_stop"]
     demography = msprime.Demography()
     demography.add_population(name="A", initial_size=parameters["size_a"])
     demography.add_population(name="B", initial_size=parameters["size_b"])
     demography.add_population(name="ancestor", initial_size=parameters["size_ancestor"])
-    demography.set_symmetric_migration_rate(["A", "B"], parameters["migration_rate"])
-    demography.add_symmetric_migration_rate_change(
-        time=divergence_time * settings.gene_flow_fraction, populations=["A", "B"], rate=0
+    # Time runs backwards from today. A lineage of B that is traced back to A came from there.
+    for source, dest, rate in (("B", "A", "migration_a_to_b"), ("A", "B", "migration_b_to_a")):
+        demography.add_migration_rate_change(time=stop, source=source, dest=dest, rate=parameters[rate])
+    demography.add_migration_rate_change(time=start, rate=0)
+    demography.add_population_split(
+        time=parameters["divergence_time"], derived=["A", "B"], ancestral="ancestor"
     )
-    demography.add_population_split(time=divergence_time, derived=["A", "B"], ancestral="ancestor")
     return demography
 
 
@@ -248,7 +274,7 @@ def simulate_sfs(settings, parameters, rng):
 
     loci = msprime.sim_ancestry(
         samples={"A": settings.sample_size.a, "B": settings.sample_size.b},
-        demography=demographic_model(settings, parameters),
+        demography=demographic_model(parameters),
         sequence_length=settings.sequence_length,
         recombination_rate=settings.recombination_rate,
         num_replicates=settings.n_loci,  # what msprime calls replicates are our loci
@@ -276,15 +302,16 @@ def let_mutations_meet(mutations, n_sites, rng):
     """Let some mutations fall on sites that have mutated before.
 
     With k mutations a site, n_sites * (k - 1 + exp(-k)) of them meet an earlier one. Which two meet is
-    drawn from the spectrum itself. If their carriers fit beside each other they are taken to be on
-    different branches; one time in three (Jukes and Cantor 1969) both make the same nucleotide, and
-    the two alleles become one. Otherwise one arose among the carriers of the other, who lose the
-    older allele for it, or, one time in three, mutate back.
+    drawn from the spectrum itself. If the carriers of both together are no more than the sample, they
+    are taken to be apart, on different branches; one time in three (Jukes and Cantor 1969) both make
+    the same nucleotide, and the two alleles become one. Otherwise one arose among the carriers of the
+    other, who lose the older allele for it, or, one time in three, mutate back.
 
-    The number that meets is exact for sites alike; that genealogies differ along the sequence, and
-    which branches lie within which, is not looked at. Beside `msprime.sim_mutations`, at 0.18
-    mutations a site (the lesson's mean), this makes 1% more SNPs and up to 2% more that are
-    polymorphic in both species; at 0.5 it makes 4% and 6% more, at 1 it makes 9% and 12% more.
+    The number that meets would be exact if all sites had the same genealogy; how genealogies differ
+    along the sequence, and which branches lie within which, is not looked at. Beside
+    `msprime.sim_mutations`, at 0.18 mutations a site (the lesson's mean), this makes 1% more SNPs and
+    up to 2% more that are polymorphic in both species; at 0.5 it makes 4% and 6% more, at 1 it makes
+    9% and 12% more.
 
     Parameters
     ----------
@@ -303,15 +330,16 @@ def let_mutations_meet(mutations, n_sites, rng):
     n_meetings = min(n_meetings, mutations.sum() // 2)
     meeting = rng.multivariate_hypergeometric(mutations.ravel(), 2 * n_meetings)
     pairs = rng.permutation(np.repeat(np.arange(mutations.size), meeting)).reshape(2, n_meetings)
-    carriers = np.stack(np.unravel_index(pairs, mutations.shape))  # species, one or other, meeting
-    smaller_last = np.argsort(-carriers.sum(axis=0), axis=0)
-    one, other = np.take_along_axis(carriers, smaller_last[np.newaxis], axis=1).swapaxes(0, 1)
+    carriers = np.stack(np.unravel_index(pairs, mutations.shape))  # (species, of a pair, meetings)
+    larger_first = np.argsort(-carriers.sum(axis=0), axis=0)
+    larger, smaller = np.take_along_axis(carriers, larger_first[np.newaxis], axis=1).swapaxes(0, 1)
 
-    apart = (one + other < np.transpose([mutations.shape])).all(axis=0)
-    within = (other <= one).all(axis=0)
+    apart = (larger + smaller < np.transpose([mutations.shape])).all(axis=0)
+    within = (smaller <= larger).all(axis=0)
     same_nucleotide = rng.random(n_meetings) < 1 / 3
-    one = one + np.where(apart, same_nucleotide, -within.astype(int)) * other
-    alleles = np.concatenate([one, other[:, ~same_nucleotide]], axis=1)
+    # Apart, the two alleles become one or stay two; within, the older one loses the younger's carriers.
+    larger = larger + np.where(apart, same_nucleotide, -within.astype(int)) * smaller
+    alleles = np.concatenate([larger, smaller[:, ~same_nucleotide]], axis=1)
     cells = np.ravel_multi_index(alleles, mutations.shape)
     sfs = mutations.ravel() - meeting + np.bincount(cells, minlength=mutations.size)
     return sfs.reshape(mutations.shape) * is_snp(mutations.shape).astype(int)
@@ -340,7 +368,8 @@ def fold(sfs):
     """
     total = np.add.outer(np.arange(sfs.shape[1]), np.arange(sfs.shape[2]))[..., np.newaxis]
     share = 0.5 - 0.5 * np.sign(2 * total - total.max())  # 1 below one half, 0.5 at it, 0 above
-    return (sfs + sfs[:, ::-1, ::-1]) * share.astype(np.float32)
+    share = share.astype(np.float32)
+    return sfs * share + sfs[:, ::-1, ::-1] * share
 
 
 # ======================================= 4. A dataset =======================================
@@ -348,14 +377,14 @@ def fold(sfs):
 ROWS_PER_TASK = 25  # about a third of a second: more would unbalance, fewer cost a cluster time
 
 
-def draw_row(settings, branch, row):
-    """The parameters of one row of a dataset, a function of settings, seed and place alone.
+def draw_row(settings, stream, row):
+    """The parameters of one row of a dataset, a function of settings, stream and row alone.
 
     Parameters
     ----------
     settings : SimulationSettings
-    branch : int
-        `SIMULATE` or `TEST`.
+    stream : tuple of int
+        `TRAINING_SET` or `TEST_SET`.
     row : int
         The models alternate: even rows are divergence, odd rows gene flow.
 
@@ -366,28 +395,27 @@ def draw_row(settings, branch, row):
     rng : numpy.random.Generator
         The randomness left for genealogies and mutations.
     """
-    rng = np.random.default_rng(random_branch(settings.seed, branch, row))
+    rng = np.random.default_rng(seed_sequence(settings.seed, stream, row))
     return draw_parameters(settings, row % 2, rng), rng
 
 
-def simulate_rows(settings, branch, rows):
+def simulate_rows(settings, stream, rows):
     """The spectra of some rows of a dataset, shape (rows, 2 * n_A + 1, 2 * n_B + 1, 1)."""
-    spectra = [simulate_sfs(settings, *draw_row(settings, branch, row)) for row in rows]
+    spectra = [simulate_sfs(settings, *draw_row(settings, stream, row)) for row in rows]
     return np.stack(spectra)[..., np.newaxis]  # one channel, like a picture in grey
 
 
-def simulate_dataset(settings, branch, executor, ahead, first_row=0):
-    """Simulate a dataset and yield its spectra in order, a few rows at a time.
+def simulate_dataset(settings, stream, n_rows, processes, first_row=0):
+    """Simulate a dataset and yield its spectra in order, a task's rows at a time.
 
     Parameters
     ----------
     settings : SimulationSettings
-    branch : int
-        `SIMULATE` or `TEST`.
-    executor : concurrent.futures.Executor
+    stream : tuple of int
+        `TRAINING_SET` or `TEST_SET`.
+    n_rows : int
+    processes : Processes
         Where the rows are simulated. The result is the same on any.
-    ahead : int
-        Tasks handed out before the oldest is waited for: memory does not grow with the dataset.
     first_row : int
         Where to begin.
 
@@ -395,34 +423,82 @@ def simulate_dataset(settings, branch, executor, ahead, first_row=0):
     ------
     numpy.ndarray of int32, shape (rows, 2 * n_A + 1, 2 * n_B + 1, 1)
     """
-    n_rows = 2 * settings.n_reps
     tasks = deque()
     for first in range(first_row, n_rows, ROWS_PER_TASK):
         rows = range(first, min(first + ROWS_PER_TASK, n_rows))
-        tasks.append(executor.submit(simulate_rows, settings, branch, rows))
-        if len(tasks) > ahead:
-            yield tasks.popleft().result()
+        tasks.append(processes.executor.submit(simulate_rows, settings, stream, rows))
+        if len(tasks) > processes.tasks_ahead:  # so memory does not grow with the dataset
+            yield processes.result(tasks.popleft())
     while tasks:
-        yield tasks.popleft().result()
+        yield processes.result(tasks.popleft())
 
 
 # ====================================== 5. The network ======================================
 
-FILTERS = 16  # of the convolution; more of them cost time and gain little here
-UNITS = 64  # in the first hidden layer
+FILTERS = 16  # of the convolution
+UNITS = 128  # in the first hidden layer
 
 # Adam moves a weight by about the learning rate a step, however steep the loss is. At the lesson's
 # 1e-5 a usual network hardly leaves its starting point in ten epochs. So each layer's input is
-# multiplied by a gain and its initial weights are divided by it: the network starts as the same
-# function, but to a weight each step counts that much more (Yang & Hu 2021 discuss such choices).
+# multiplied by a gain and its initial weights are divided by it (as in Karras et al. 2018): the
+# network starts as the same function, but a step of Adam changes it fifteen times as much. So 1e-5
+# does here what 1.5e-4 does in a usual network.
 GAIN = 15
+
+
+def allele_bins(n_chromosomes):
+    """Where bins of allele counts begin: from either end, each is twice as wide as the one before.
+
+    Rare and nearly fixed alleles are kept apart, since they tell; common ones are lumped, and the
+    middle takes what is left. For 20 chromosomes: 0, 1, 2-3, 4-7, 8-12, 13-16, 17-18, 19, 20.
+
+    Parameters
+    ----------
+    n_chromosomes : int
+
+    Returns
+    -------
+    list of int
+    """
+    starts = [0, 1]
+    while 2 * starts[-1] <= n_chromosomes / 2:
+        starts.append(2 * starts[-1])
+    return starts + [n_chromosomes + 1 - start for start in starts[:0:-1]]
+
+
+def preprocess(sfs, folded, ops=np):
+    """What the network looks at: the square roots of the counts in bins.
+
+    Across genealogies the variance of a count grows faster than its mean; the root brings cells of
+    very different size to one scale.
+
+    Parameters
+    ----------
+    sfs : numpy.ndarray or keras.KerasTensor, shape (N, n_A + 1, n_B + 1, 1)
+        Raw counts by chromosomes. Observed spectra may have invariant sites in the two corners.
+    folded : bool
+    ops : module
+        `numpy`, or `keras.ops` for a part of a network.
+
+    Returns
+    -------
+    numpy.ndarray or keras.KerasTensor, shape (N, bins of A, bins of B, 1)
+    """
+    sfs = sfs * is_snp(sfs.shape[1:])
+    if folded:
+        sfs = fold(sfs)
+    of_a, of_b = (
+        np.add.reduceat(np.eye(n, dtype=np.float32), allele_bins(n - 1), axis=1) for n in sfs.shape[1:3]
+    )
+    in_bins = ops.matmul(ops.matmul(of_a.T, sfs[..., 0]), of_b)
+    return ops.sqrt(in_bins)[..., np.newaxis]
 
 
 def build_network(shape, settings):
     """The convolutional network, from raw counts to the probabilities of the two models.
 
-    An SFS is no photograph: where a cell stands is what it means. Hence there is no pooling, which
-    would blur it. The square root evens out the noise of small and large Poisson counts.
+    An SFS is no photograph: where a cell stands is what it means. Hence there is no pooling of
+    neighbours, which would blur it.
 
     Parameters
     ----------
@@ -434,96 +510,99 @@ def build_network(shape, settings):
     -------
     keras.Model
         Takes counts, shape (N, 2 * n_A + 1, 2 * n_B + 1, 1), folded ones too if it folds, and
-        returns the posterior probabilities of divergence and gene flow, equally likely beforehand,
-        shape (N, 2).
+        returns estimates of the posterior probabilities of divergence and gene flow, equally likely
+        beforehand, shape (N, 2).
     """
     keras = start_keras()
-    from keras import layers, ops
+    from keras import layers
 
     def he_weights():  # He et al. 2015, divided by the gain
         return keras.initializers.VarianceScaling(2 / GAIN**2, mode="fan_in")
 
     counts = keras.Input(shape=(*shape, 1), name="joint_sfs")
-    x = counts * is_snp((*shape, 1))  # observed spectra may have invariant sites in the corners
-    if settings.folded:
-        x = fold(x)
-    x = ops.sqrt(x)
+    x = preprocess(counts, settings.folded, keras.ops)
     x = layers.Rescaling(GAIN)(x)
     x = layers.Conv2D(FILTERS, 3, padding="same", activation="relu", kernel_initializer=he_weights())(x)
     x = layers.Flatten()(x)
     for layer in range(settings.layers):
         x = layers.Rescaling(GAIN)(x)
         x = layers.Dense(UNITS // 2**layer, activation="relu", kernel_initializer=he_weights())(x)
-        x = layers.Dropout(settings.dropout)(x)
+    x = layers.Dropout(settings.dropout)(x)  # once: after each layer it cost accuracy
     x = layers.Rescaling(GAIN)(x)
     # Weights of zero: before it learns, the network gives both models one half.
     probabilities = layers.Dense(2, activation="softmax", kernel_initializer="zeros")(x)
     return keras.Model(counts, probabilities)
 
 
+def learning_part(model):
+    """The part of a network that has something to learn: all that comes after `preprocess`."""
+    from keras import Model, layers
+
+    first = next(layer for layer in model.layers if isinstance(layer, layers.Rescaling))
+    return Model(first.input, model.output)
+
+
 # ======================================= 6. Training =======================================
 
 VALIDATION_SHARE = 0.2
 STEPS_AT_ONCE = 100  # that TensorFlow takes before Python looks at it again
+CELLS_AT_ONCE = 2_000_000  # of spectra in memory, where no more are needed
 
 
 def split_rows(n_rows, seed):
     """Part a dataset's rows at random: some to train on, some to validate with."""
-    rows = np.random.default_rng(random_branch(seed, TRAIN, 0)).permutation(n_rows)
+    rows = np.random.default_rng(seed_sequence(seed, SPLIT)).permutation(n_rows)
     n_validation = max(1, round(n_rows * VALIDATION_SHARE))
     return np.sort(rows[n_validation:]), np.sort(rows[:n_validation])
 
 
-def at_once(sfs):
-    """How many spectra to have in memory at a time where no more are needed: half a million cells."""
-    return max(1, 500_000 // math.prod(sfs.shape[1:]))
-
-
 def pieces(sfs):
-    """Spectra, `at_once` at a time."""
-    return (sfs[first : first + at_once(sfs)] for first in range(0, len(sfs), at_once(sfs)))
+    """Spectra, as many at a time as should be in memory where no more are needed."""
+    step = max(1, CELLS_AT_ONCE // math.prod(sfs.shape[1:]))
+    for first in range(0, len(sfs), step):
+        yield sfs[first : first + step]
+        if isinstance(sfs.base, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
+            sfs.base.madvise(mmap.MADV_DONTNEED)  # a memory map need not stay in memory
 
 
-def batches(sfs, responses, rows, batch_size, swapped_copies=False, shuffle_seed=None):
-    """Some rows of a dataset, batch by batch, as TensorFlow eats them.
+def preprocess_all(sfs, folded):
+    """What the network looks at of each of many spectra, memory-mapped or not."""
+    return np.concatenate([preprocess(piece, folded).astype(np.float32) for piece in pieces(sfs)])
+
+
+def exchangeable(sfs):
+    """Whether nothing tells A from B, so that each spectrum with its axes swapped is another one.
+
+    One prior serves both species; it remains that their samples are equal too.
+    """
+    return sfs.shape[1] == sfs.shape[2]
+
+
+def batches(examples, answers, batch_size, shuffle_seed=None):
+    """Examples and their answers, batch by batch, as TensorFlow eats them.
 
     Parameters
     ----------
-    sfs : numpy.ndarray of int, shape (N, a, b, 1)
-        May be memory-mapped: no more than some batches are in memory at a time.
-    responses : numpy.ndarray of int, shape (N,)
-    rows : numpy.ndarray of int
+    examples : numpy.ndarray of float32, shape (N, bins of A, bins of B, 1)
+    answers : numpy.ndarray of int, shape (N,)
     batch_size : int
-    swapped_copies : bool
-        Add each spectrum once more with its axes, the two species, swapped.
     shuffle_seed : int, optional
         Each epoch comes in another order, which follows from this seed.
 
     Returns
     -------
     tensorflow.data.Dataset
-        Of counts, shape (batch, a, b, 1), and responses, shape (batch,).
     """
     import tensorflow as tf
-
-    def read(examples):  # of which the second half, if any, are the swapped copies
-        swapped, row = examples >= len(rows), rows[examples % len(rows)]
-        counts = sfs[row].astype(np.float32)
-        if swapped_copies:
-            counts[swapped] = counts[swapped].transpose(0, 2, 1, 3)
-        return counts, responses[row].astype(np.int32)
-
-    def read_batch(examples):
-        counts, answers = tf.numpy_function(read, [examples], [tf.float32, tf.int32])
-        return tf.ensure_shape(counts, (None, *sfs.shape[1:])), tf.ensure_shape(answers, (None,))
 
     # While tf.data tunes itself, it may sleep through half a second at the end of an epoch.
     untuned = tf.data.Options()
     untuned.autotune.enabled = False
-    examples = tf.data.Dataset.range(len(rows) * (2 if swapped_copies else 1))
+    arrays, rows = (tf.constant(examples), tf.constant(answers)), tf.data.Dataset.range(len(answers))
     if shuffle_seed is not None:
-        examples = examples.shuffle(len(examples), seed=shuffle_seed)
-    return examples.batch(batch_size).map(read_batch).prefetch(8).with_options(untuned)
+        rows = rows.shuffle(len(answers), seed=shuffle_seed)
+    rows = rows.batch(batch_size).map(lambda row: tuple(tf.gather(array, row) for array in arrays))
+    return rows.with_options(untuned)
 
 
 def train_network(sfs, responses, settings, log_path=None):
@@ -545,48 +624,49 @@ def train_network(sfs, responses, settings, log_path=None):
         Loss and accuracy of the training and of the validation part, one value an epoch.
     """
     keras = start_keras()
-    random_seed = int(random_branch(settings.seed, TRAIN, 1).generate_state(1)[0])
+    random_seed = int(seed_sequence(settings.seed, WEIGHTS).generate_state(1)[0])
     keras.utils.set_random_seed(random_seed)
 
-    # One prior serves both species. If their samples are equal too, nothing tells A from B, and each
-    # spectrum with its axes swapped is another valid one.
-    exchangeable = sfs.shape[1] == sfs.shape[2]
-    training, validation = split_rows(len(sfs), settings.seed)
-    how = {"swapped_copies": exchangeable, "shuffle_seed": random_seed}
-    training_batches = batches(sfs, responses, training, settings.batch_size, **how)
-    validation_batches = batches(sfs, responses, validation, at_once(sfs))
+    # Up to the square roots of counts in bins there is nothing to learn. That is done once, beforehand.
+    looked_at, rows = preprocess_all(sfs, settings.folded), split_rows(len(sfs), settings.seed)
+    (examples, answers), validation = ((looked_at[part], np.int32(responses[part])) for part in rows)
+    print_network(model := build_network(sfs.shape[1:3], settings))
+    copies = ", each also with A and B swapped" if exchangeable(sfs) else ""
+    say(f"Training on {len(answers):,} spectra{copies}; validating with {len(validation[1]):,}.")
+    if exchangeable(sfs):
+        examples = np.concatenate([examples, examples.swapaxes(1, 2)])
+        answers = np.concatenate([answers, answers])
 
-    model = build_network(sfs.shape[1:3], settings)
-    # What is validated and kept is a running mean of the weights, over about the last tenth of the
-    # steps: it has less noise than the weights after the last step.
-    averaging = {
-        "use_ema": True,
-        "ema_momentum": max(0, 1 - 10 / (settings.epochs * len(training_batches))),
-    }
-    model.compile(
-        keras.optimizers.Adam(settings.learning_rate, **averaging),
+    # What is validated and kept is a running mean of the weights over about the last epoch: it has
+    # less noise than the weights after the last step.
+    training = batches(examples, answers, settings.batch_size, random_seed)
+    learner = learning_part(model)
+    learner.compile(
+        keras.optimizers.Adam(settings.learning_rate, use_ema=True, ema_momentum=1 - 1 / len(training)),
         loss="sparse_categorical_crossentropy",
         metrics=["accuracy"],
-        steps_per_execution=min(STEPS_AT_ONCE, len(training_batches)),
+        steps_per_execution=min(STEPS_AT_ONCE, len(training)),
     )
-    print_network(model)
-    copies = ", each also with A and B swapped" if exchangeable else ""
-    print(f"Training on {len(training):,} spectra{copies}; validating with {len(validation):,}.")
-    callbacks = [keras.callbacks.SwapEMAWeights(), *epoch_printer(settings.epochs)]
+    callbacks = [keras.callbacks.SwapEMAWeights(), epoch_lines()]
     if log_path:
         callbacks.append(keras.callbacks.CSVLogger(log_path))
-    history = model.fit(
-        training_batches,
-        validation_data=validation_batches,
+    history = learner.fit(
+        training,
         epochs=settings.epochs,
-        callbacks=callbacks,
-        verbose=1 if sys.stdout.isatty() else 0,
+        validation_data=batches(*validation, batch_size=1000),
         shuffle=False,  # the batches are shuffled already
+        callbacks=callbacks,
+        verbose=0,
     )
     return model, history.history
 
 
-# ======================================== 7. The test ========================================
+# ====================================== 7. Evaluation ======================================
+
+
+def predict_probabilities(model, sfs):
+    """The probabilities of divergence and gene flow that a network gives, shape (N, 2)."""
+    return np.concatenate([model.predict_on_batch(piece) for piece in pieces(sfs)])
 
 
 def wilson(n_right, n):
@@ -627,205 +707,472 @@ def evaluate(probabilities, responses):
     }
 
 
-# The lesson ends here. What follows serves it: life without a network, observed spectra, processes,
-# files, pictures, screen, and the command line.
+def test_network(network, folder):
+    """Evaluate a network on the test set in a folder, beside classifiers that are no networks.
 
-# ================================= 8. Without a network =================================
-#
-# What population geneticists read off a joint SFS, and how far that alone would get them.
+    Returns
+    -------
+    results : dict
+        What `evaluate` and `gene_flow_recognised` return, and the accuracies of the `baselines`.
+    probabilities : numpy.ndarray of float, shape (N, 2)
+    """
+    sfs, responses, parameters = open_dataset(folder, "test")
+    probabilities = predict_probabilities(network.model, sfs)
+    results = evaluate(probabilities, responses)
+    results |= gene_flow_recognised(parameters, probabilities)
+    results["baselines"] = accuracy_without_network(network.notes, sfs, responses)
+    return results, probabilities
 
 
-def summaries(sfs, folded=False):
-    """The summaries of joint SFS that one would look at without a network.
+def gene_flow_recognised(parameters, probabilities, n_bins=5):
+    """How much gene flow is recognised, from few migrants to many.
 
     Parameters
     ----------
-    sfs : numpy.ndarray, shape (N, n_A + 1, n_B + 1, 1)
-        By chromosomes. Memory-mapped, it is read in pieces.
-    folded : bool
-        Leave out what only makes sense where derived alleles are known.
+    parameters : numpy.ndarray of PARAMETERS, shape (N,)
+        The models alternate.
+    probabilities : numpy.ndarray of float, shape (N, 2)
+    n_bins : int
+        Of equally many replicates.
+
+    Returns
+    -------
+    dict
+        `recognised_by_migration_rate`, for each bin the `lowest` and `highest` rate (the mean of both
+        ways), how many are `recognised`, and of how many, `n`. `half_missed_below`, the rate at which a
+        logistic regression on its logarithm gives one half; None if that is none of them.
+    """
+    from sklearn.linear_model import LogisticRegression
+
+    rates, recognised = mean_migration(parameters[1::2]), probabilities[1::2].argmax(axis=1)
+    bins = np.array_split(np.argsort(rates), min(n_bins, len(rates)))
+    half = None
+    if 0 < recognised.sum() < len(rates) and np.ptp(rates):
+        fit = LogisticRegression(C=1e6).fit(np.log(rates)[:, np.newaxis], recognised)
+        slope, intercept = fit.coef_[0, 0], fit.intercept_[0]
+        rate = math.exp(-intercept / slope) if slope > 0 else math.nan
+        half = rate if rates.min() < rate < rates.max() else None
+    return {
+        "recognised_by_migration_rate": [
+            {
+                "lowest": float(rates[rows].min()),
+                "highest": float(rates[rows].max()),
+                "recognised": int(recognised[rows].sum()),
+                "n": len(rows),
+            }
+            for rows in bins
+        ],
+        "half_missed_below": half,
+    }
+
+
+def mean_migration(parameters):
+    """The migration rate, the mean of both ways."""
+    return (parameters["migration_a_to_b"] + parameters["migration_b_to_a"]) / 2
+
+
+# ================================== 8. The three commands ==================================
+#
+# A plan holds what was typed, completed by what was saved and by the defaults, and checked: what
+# does not fit has been refused before the first of them starts.
+
+
+def simulate(plan):
+    """`runml --simulate`: from settings to a dataset in the folder."""
+    start = time.perf_counter()
+    settings, n_reps = plan.simulation, plan.work.n_reps
+    print(f"Simulating {n_reps:,} replicates of each model.")
+    say(expected_size(settings))
+    # Under this name an interrupted simulation is found again.
+    unfinished = fingerprint(Simulated(settings, n_reps, versions()).as_saved())
+    with new_files(plan.folder, "simulated", unfinished) as staging:
+        save_dataset(settings, TRAINING_SET, n_reps, staging, "simulated", plan.work)
+        sfs = first_spectra(staging / "simulated_sfs.npy")
+    seconds = time.perf_counter() - start
+    print(f"{2 * n_reps:,} joint SFS saved in {plan.folder} after {seconds:.0f} s.")
+
+    print_simulated(sfs, 2 * n_reps)
+    save_picture(plan.folder / "demographic_models.png", draw_models, settings)
+    save_picture(plan.folder / "simulated_sfs.png", draw_sfs, sfs)
+
+
+def train(plan):
+    """`runml --train`: from the dataset to a network."""
+    start = time.perf_counter()
+    settings, data = plan.training, plan.data or load_dataset(plan.folder)
+    path = plan.folder / MODEL
+    if trained_on_other_data(path, data):
+        print(f"{path} was trained on other data, and is to be replaced.")
+    runs = Table(plan.folder / "experiments.csv", RUN_NUMBERS)
+    with new_files(plan.folder, "trained") as staging:
+        model, history = train_network(
+            data.sfs, data.responses, settings, staging / "training_history.csv"
+        )
+        if not math.isfinite(history["val_loss"][-1]):
+            raise Problem(
+                f"--learning_rate {settings.learning_rate:g}: too large, the loss is no number any more."
+            )
+        learned = learn_without_network(data, settings)
+        save_model(staging / MODEL, model, Notes(settings, data.checksums, data.simulated, learned))
+        seconds = time.perf_counter() - start
+        runs.append(row_of_run(settings, model, history, seconds, data))
+        runs.save(staging)
+    print(f"Validation accuracy {history['val_accuracy'][-1]:.4f}, loss {history['val_loss'][-1]:.4f}.")
+    say(what_the_curve_says(history["val_loss"]))
+    print(f"Model saved in {path} after {seconds:.0f} s.")
+
+    comparable = [run for run in runs.rows if run.get("data") == runs.rows[-1]["data"]]
+    print_runs(comparable)
+    save_picture(plan.folder / "training_history.png", draw_history, history, comparable)
+
+
+def test(plan):
+    """`runml --test`: from the network and a test set of its own to a verdict."""
+    network, settings = plan.network or load_network(plan.folder / MODEL), plan.testing
+    n_reps = plan.work.n_test_reps
+    tests = Table(plan.folder / "test_log.csv", ("n_test", "accuracy"))
+    test_set = fingerprint(as_saved(settings))  # more replicates are the same test set, longer
+    before = {row.get("model") for row in tests.rows if row.get("test_set") == test_set}
+    print(f"Simulating {n_reps:,} {'known' if before else 'fresh'} replicates of each model.")
+    with new_files(plan.folder, "test") as staging:
+        save_dataset(settings, TEST_SET, n_reps, staging, "test", plan.work)
+        results, probabilities = test_network(network, staging)
+        results |= {"seed": settings.seed, "model": network.fingerprint, "test_set": test_set}
+        save_json(staging / "test_results.json", results)
+        tests.append({name: results[name] for name in TEST_COLUMNS})
+        tests.save(staging)
+        parameters, sfs = (
+            np.load(staging / "test_parameters.npy"),
+            first_spectra(staging / "test_sfs.npy"),
+        )
+    print_test(results)
+    print_reuse(before | {network.fingerprint})
+    inputs = results, probabilities, parameters, network, sfs
+    save_picture(plan.folder / "test_report.png", draw_test, *inputs)
+
+
+# The lesson ends here. What follows serves it: life without a network, observed spectra, files,
+# processes, the command line, screen and pictures.
+
+# ================================= 9. Without a network =================================
+#
+# What population geneticists read off a joint SFS, how far that alone would get them, and whether a
+# spectrum is one that the simulations could have made.
+
+SCALE = "--mutation_rate, --sequence_length, --n_loci and missing genotypes"
+DIVERSITY = f"--ne_prior, {SCALE}"
+HISTORY = "--tdiv_prior, --ne_prior, --migration_prior and when gene flow took place"
+ANCESTRY = "which alleles are ancestral (if that is not known, --train --folded)"
+MORE_COMMON = "derived allele more common"
+
+
+class Summary(NamedTuple):
+    """A number that one would look at without a network."""
+
+    name: str
+    kind: str  # "count", "per site", or "share" of the SNPs
+    weight: Callable  # what a SNP adds that is on a of n_a chromosomes of A, and b of n_b of B
+    depends_on: str  # where to look if it is unlike that of all simulations
+
+
+def varies(count, n):
+    """Whether alleles that `count` of n chromosomes carry are polymorphic in them."""
+    return (count > 0) & (count < n)
+
+
+def pairs_that_differ(count, n):
+    """The share of pairs of n chromosomes in which one carries an allele that `count` carry."""
+    return 2 * count * (n - count) / (n * (n - 1))
+
+
+SUMMARIES = (
+    Summary("SNPs", "count", lambda a, b, n_a, n_b: 1, f"--ne_prior, --tdiv_prior, {SCALE}"),
+    Summary("pi in A", "per site", lambda a, b, n_a, n_b: pairs_that_differ(a, n_a), DIVERSITY),
+    Summary("pi in B", "per site", lambda a, b, n_a, n_b: pairs_that_differ(b, n_b), DIVERSITY),
+    Summary(
+        "d_XY",
+        "per site",
+        lambda a, b, n_a, n_b: (a * (n_b - b) + b * (n_a - a)) / (n_a * n_b),
+        f"--tdiv_prior, --ne_prior, --migration_prior, {SCALE}",
+    ),
+    *(
+        Summary(name, "share", weight, HISTORY)
+        for name, weight in {
+            "polymorphic in both": lambda a, b, n_a, n_b: varies(a, n_a) & varies(b, n_b),
+            "polymorphic in A only": lambda a, b, n_a, n_b: varies(a, n_a) & ~varies(b, n_b),
+            "polymorphic in B only": lambda a, b, n_a, n_b: varies(b, n_b) & ~varies(a, n_a),
+            "fixed differences": lambda a, b, n_a, n_b: ~varies(a, n_a) & ~varies(b, n_b),
+        }.items()
+    ),
+    Summary(MORE_COMMON, "share", lambda a, b, n_a, n_b: 2 * (a + b) > n_a + n_b, ANCESTRY),
+)
+DEPENDS_ON = {summary.name: summary.depends_on for summary in SUMMARIES} | {"F_ST": HISTORY}
+
+
+def summaries(sfs, folded=False):
+    """Each of `SUMMARIES` of joint SFS, shape (N, n_A + 1, n_B + 1, 1), and F_ST.
 
     Returns
     -------
     dict of str to numpy.ndarray of float, shape (N,)
-        "SNPs" is their number. "pi in A", "pi in B" and "d_XY" are the mean numbers of differences
-        between two chromosomes of A, of B, and one of each, over the whole sequence. "F_ST" is
-        Hudson's, 1 - mean(pi) / d_XY (Bhatia et al. 2013). The others are shares of the SNPs.
+        Pi and d_XY, the mean numbers of differences between two chromosomes of one species and of
+        each, are sums over the sequence. "F_ST" is Hudson's, 1 - mean(pi) / d_XY (Hudson, Slatkin
+        and Maddison 1992, as in Bhatia et al. 2013). Of folded spectra, what only makes sense where
+        derived alleles are known is left out.
     """
     n_a, n_b = sfs.shape[1] - 1, sfs.shape[2] - 1
     a, b = np.ogrid[: n_a + 1, : n_b + 1]
-    varies_a, varies_b = (a > 0) & (a < n_a), (b > 0) & (b < n_b)
-    weights = {  # of a SNP in each cell
-        "SNPs": np.True_,
-        "pi in A": 2 * a * (n_a - a) / (n_a * (n_a - 1)),
-        "pi in B": 2 * b * (n_b - b) / (n_b * (n_b - 1)),
-        "d_XY": (a * (n_b - b) + b * (n_a - a)) / (n_a * n_b),
-        "polymorphic in both": varies_a & varies_b,
-        "polymorphic in A only": varies_a & ~varies_b,
-        "polymorphic in B only": varies_b & ~varies_a,
-        "fixed differences": ~varies_a & ~varies_b,
-    }
-    if not folded:
-        weights["derived allele more common"] = 2 * (a + b) > n_a + n_b
-    cells = is_snp((n_a + 1, n_b + 1)).astype(float)
-    table = np.stack([(weight * cells).ravel() for weight in weights.values()], axis=1)
-    sums = np.concatenate([piece.reshape(len(piece), -1) @ table for piece in pieces(sfs)])
-    found = dict(zip(weights, sums.T, strict=True))
-    for name in list(weights)[4:]:
-        found[name] = found[name] / np.maximum(found["SNPs"], 1)
-    within = (found["pi in A"] + found["pi in B"]) / 2
-    found["F_ST"] = 1 - np.divide(within, found["d_XY"], out=np.ones(len(sfs)), where=found["d_XY"] > 0)
-    return found
+    snps = is_snp((n_a + 1, n_b + 1)).astype(float)
+    meaningful = [summary for summary in SUMMARIES if not (folded and summary.name == MORE_COMMON)]
+    weights = [(summary.weight(a, b, n_a, n_b) * snps).ravel() for summary in meaningful]
+    sums = [piece.reshape(len(piece), -1) @ np.stack(weights, axis=1) for piece in pieces(sfs)]
+    values = {}
+    for summary, column in zip(meaningful, np.concatenate(sums).T, strict=True):
+        share = summary.kind == "share"
+        values[summary.name] = column / np.maximum(values["SNPs"], 1) if share else column
+    pi, d_xy = (values["pi in A"] + values["pi in B"]) / 2, values["d_XY"]
+    return values | {"F_ST": 1 - np.divide(pi, d_xy, out=np.ones(len(sfs)), where=d_xy > 0)}
 
 
-ENOUGH = 10_000_000  # cells of spectra for statistics to look at; more would fill the memory
-BASELINES = ("F_ST", "polymorphic in both")  # on which one could set a threshold
-LOGISTIC = "log(1 + SFS)"
+def seen_by_network(sfs, folded):
+    """What the network looks at, a row for each spectrum, shape (N, bins)."""
+    return preprocess_all(sfs, folded).reshape(len(sfs), -1)
 
 
-def log_counts(sfs, folded):
-    """What the logistic regression sees: log(1 + SFS), shape (N, cells)."""
-    return np.log1p(fold(sfs) if folded else sfs).reshape(len(sfs), -1)
+def learn_without_network(data, settings):
+    """What a model remembers of its training part beside the network's weights.
+
+    Returns
+    -------
+    dict
+        "baselines", from `fit_baselines`; "reference", from `fit_reference`; "mean_input", the mean of
+        what the network looks at, shape (bins,).
+    """
+    from threadpoolctl import threadpool_limits
+
+    parts = []
+    for rows in split_rows(len(data.sfs), settings.seed):
+        rows = balanced(rows, data.responses, CELLS_FOR_STATISTICS // data.sfs[0].size)
+        parts.append((data.sfs[rows], np.asarray(data.responses[rows])))
+    (training_sfs, _), _ = parts
+    mean_input = seen_by_network(training_sfs, settings.folded).mean(axis=0, dtype=float)
+    with threadpool_limits(1):  # for matrices as small as these, more threads take longer
+        return {
+            "baselines": fit_baselines(*parts, settings.folded),
+            "reference": fit_reference(*parts, settings.folded),
+            "mean_input": mean_input.tolist(),
+        }
 
 
-def fit_baselines(sfs, responses, folded=False):
+def balanced(rows, responses, most):
+    """No more rows than `most`, evenly taken of each model, so that a rare one keeps its part."""
+    of_model = [rows[responses[rows] == response] for response in range(2)]
+    thinned = [part[:: max(1, math.ceil(len(part) * 2 / max(2, most)))] for part in of_model]
+    return np.sort(np.concatenate(thinned))
+
+
+THRESHOLDS = ("F_ST", "polymorphic in both")  # summaries on which one could set one
+LOGISTIC = "logistic regression"
+PENALTIES = np.logspace(-4, 0, 5)  # their inverse, as scikit-learn has it
+
+
+def fit_baselines(training, validation, folded):
     """Three classifiers that are no networks: two thresholds and a logistic regression.
 
-    Parameters
-    ----------
-    sfs : numpy.ndarray, shape (N, n_A + 1, n_B + 1, 1)
-    responses : numpy.ndarray of int, shape (N,)
-    folded : bool
-        Fold the spectra first.
+    The regression gets what the network gets: square roots of counts in bins, swapped copies where
+    the species are exchangeable, and a penalty chosen by the validation part. Each part is a pair of
+    spectra, shape (N, n_A + 1, n_B + 1, 1), and responses, shape (N,).
 
     Returns
     -------
     dict
-        For each summary in `BASELINES`, the "threshold" with the fewest mistakes and the response
-        "above" it; for `LOGISTIC`, "intercept" and "coefficients" of the log-odds of gene flow.
+        For each summary in `THRESHOLDS`, the "threshold" that parts the models best (the split of a
+        decision tree of depth one) and the response "above" it; for `LOGISTIC`, "intercept" and
+        "coefficients" of the log-odds of gene flow.
     """
     from sklearn.linear_model import LogisticRegression
+    from sklearn.metrics import log_loss
     from sklearn.tree import DecisionTreeClassifier
 
-    found, baselines = summaries(sfs, folded), {}
-    for name in BASELINES:
-        tree = DecisionTreeClassifier(max_depth=1).fit(found[name][:, np.newaxis], responses).tree_
+    (sfs, responses), baselines = training, {}
+    values = summaries(sfs, folded)
+    for name in THRESHOLDS:
+        tree = DecisionTreeClassifier(max_depth=1).fit(values[name][:, np.newaxis], responses).tree_
         above = int(tree.value[tree.children_right[0]].argmax()) if tree.node_count > 1 else 0
         baselines[name] = {"threshold": float(tree.threshold[0]), "above": above}
-    logistic = LogisticRegression(solver="liblinear").fit(log_counts(sfs, folded), responses)
-    baselines[LOGISTIC] = {
-        "intercept": float(logistic.intercept_[0]),
-        "coefficients": logistic.coef_[0].tolist(),
-    }
-    return baselines
+
+    seen, unseen = seen_by_network(sfs, folded), seen_by_network(validation[0], folded)
+    if exchangeable(sfs):
+        swapped = seen_by_network(np.swapaxes(sfs, 1, 2), folded)
+        seen, responses = np.concatenate([seen, swapped]), np.tile(responses, 2)
+
+    def validation_loss(fit):
+        return log_loss(validation[1], fit.predict_proba(unseen), labels=[0, 1])
+
+    regressions = [LogisticRegression(C=penalty, solver="newton-cg") for penalty in PENALTIES]
+    best = min([each.fit(seen, responses) for each in regressions], key=validation_loss)
+    coefficients = {"intercept": float(best.intercept_[0]), "coefficients": best.coef_[0].tolist()}
+    return baselines | {LOGISTIC: coefficients}
 
 
-def baseline_verdicts(baselines, sfs, folded=False):
-    """What each of the `fit_baselines` takes spectra for: dict of str to responses, shape (N,)."""
-    found, verdicts = summaries(sfs, folded), {}
-    for name in BASELINES:
+def accuracy_without_network(notes, sfs, responses):
+    """The accuracy that each of the `fit_baselines` in a model's notes reaches, by its name."""
+    baselines, folded = notes.learned["baselines"], notes.training.folded
+    values, verdicts = summaries(sfs, folded), {}
+    for name in THRESHOLDS:
         threshold, above = baselines[name]["threshold"], baselines[name]["above"]
-        verdicts[f"threshold on {name}"] = np.where(found[name] > threshold, above, 1 - above)
+        verdicts[f"threshold on {name}"] = np.where(values[name] > threshold, above, 1 - above)
     coefficients, intercept = baselines[LOGISTIC]["coefficients"], baselines[LOGISTIC]["intercept"]
-    log_odds = log_counts(sfs, folded) @ np.array(coefficients) + intercept
-    verdicts[f"logistic regression on {LOGISTIC}"] = (log_odds > 0).astype(int)
-    return verdicts
+    verdicts[LOGISTIC] = seen_by_network(sfs, folded) @ np.array(coefficients) + intercept > 0
+    return {name: float(np.mean(each == responses)) for name, each in verdicts.items()}
 
 
-MEASURES = (  # in which a spectrum as a whole is compared with the simulations
-    "SNPs",
-    "pi in A",
-    "pi in B",
-    "d_XY",
-    "polymorphic in both",
-    "derived allele more common",
-)
-
-SCALE = "--mutation_rate, --sequence_length and --n_loci"
-HISTORY = "--tdiv_prior, --ne_prior and --migration_prior"
-DEPENDS_ON = {  # the settings to look at where a summary is unlike all simulations
-    "SNPs": SCALE,
-    "pi in A": f"--ne_prior, {SCALE}",
-    "pi in B": f"--ne_prior, {SCALE}",
-    "d_XY": f"--tdiv_prior, {SCALE}",
-    "F_ST": HISTORY,
-    "polymorphic in both": HISTORY,
-    "polymorphic in A only": HISTORY,
-    "polymorphic in B only": HISTORY,
-    "fixed differences": HISTORY,
-    "derived allele more common": "which alleles are ancestral (if that is not known, --train --folded)",
-}
+MEASURES = ("SNPs", "pi in A", "pi in B", "d_XY", "polymorphic in both", MORE_COMMON)
+AXES = 8  # principal components: with fewer, ghosts and crashes are seen less often
+CLOUDS = 4  # normal distributions that make up a model's: a single one would fill what is bent
+WITHIN = 99.3  # percent of a model's spectra that lie within its limit
+MARGIN = 0.01  # of a summary's range: how far beyond it a value counts as outside
 
 
-def log_measures(found):
-    """The logarithms of `MEASURES` in what `summaries` found, shape (N, measures)."""
-    return np.log(np.stack([found[name] for name in MEASURES if name in found], axis=1) + 1e-6)
+def fit_reference(training, validation, folded):
+    """What spectra look like that each of `MODELS` makes, in plain numbers that a model can carry.
+
+    Each part is a pair of spectra and responses, as in `fit_baselines`. For each model there is a
+    dictionary of what `fit_cloud` returns, and of "percentiles", from 0 to 100, of each of the
+    `summaries`.
+    """
+    parts = [
+        (seen_by_network(sfs, folded), summaries(sfs, folded), responses)
+        for sfs, responses in (training, validation)
+    ]
+    reference = []
+    for response in range(2):
+        own_parts = []
+        for seen, values, responses in parts:
+            own = responses == response if (responses == response).any() else slice(None)
+            own_parts.append((seen[own], {name: column[own] for name, column in values.items()}))
+        reference.append(fit_cloud(*own_parts) | {"percentiles": {}})
+        for name in own_parts[0][1]:
+            together = np.concatenate([values[name] for _, values in own_parts])
+            reference[-1]["percentiles"][name] = np.percentile(together, range(101)).tolist()
+    return reference
 
 
-def fit_reference(sfs, folded=False):
-    """What spectra look like on which a network was trained.
+def fit_cloud(training, validation):
+    """What spectra that one model makes look like, and how far off hardly any of them lie.
 
-    For a spectrum as a whole, this is the Mahalanobis distance of the logarithms of `MEASURES`,
-    beyond which four in 1,000 simulations lie. Among the detectors of scikit-learn it is the one
-    that learns a mean and a matrix and no more, plain numbers that a model can carry. Logarithms,
-    as they make what is missing stand out: folded spectra have no derived alleles above one half.
-
-    Parameters
-    ----------
-    sfs : numpy.ndarray, shape (N, n_A + 1, n_B + 1, 1)
-    folded : bool
-        Leave out the summary that folded spectra do not have.
+    Each part is a pair of what the network looks at, shape (N, bins), and of the `summaries`.
 
     Returns
     -------
     dict
-        "percentiles", from 0 to 100, of each of the `summaries`; "mean", "precision" and "limit" of
-        the squared distance.
+        "origin" and "axes" of the principal components; "mean" and "deviation" of the traits; weights,
+        means and covariances of the "mixture"; the "limit" of the distances.
     """
-    from sklearn.covariance import EmpiricalCovariance
+    from sklearn.decomposition import PCA
+    from sklearn.mixture import GaussianMixture
 
-    found = summaries(sfs, folded)
-    normal = EmpiricalCovariance().fit(log_measures(found))
-    return {
-        "percentiles": {name: np.percentile(x, np.arange(101)).tolist() for name, x in found.items()},
-        "mean": normal.location_.tolist(),
-        "precision": normal.precision_.tolist(),
-        "limit": float(np.percentile(normal.mahalanobis(log_measures(found)), 99.6)),
-    }
+    def plain(array):  # numbers for JSON
+        return np.round(np.asarray(array, float), 6).tolist()
+
+    seen, n = training[0], len(training[0])
+    components = PCA(min(AXES, 1 + n // 20, seen.shape[1] // 3), random_state=0).fit(seen)
+    cloud = {"origin": plain(components.mean_), "axes": plain(components.components_)}
+    unscaled = traits(*training, cloud | {"mean": 0, "deviation": 1})
+    cloud["mean"] = plain(unscaled.mean(axis=0))
+    cloud["deviation"] = plain(np.maximum(unscaled.std(axis=0), 0.001))
+    mixture = GaussianMixture(min(CLOUDS, 1 + n // 100), reg_covar=0.001, random_state=0)
+    mixture.fit(traits(*training, cloud))
+    cloud["mixture"] = [plain(x) for x in (mixture.weights_, mixture.means_, mixture.covariances_)]
+    limit = np.percentile(distances(traits(*validation, cloud), cloud), WITHIN, method="weibull")
+    return cloud | {"limit": max(1.0, float(limit))}
 
 
-def place(sfs, reference, folded=False):
-    """Where spectra lie among those that a network was trained on.
+def traits(seen, values, cloud):
+    """What spectra look like beside those of one model, shape (N, axes + 1 + measures).
 
-    Parameters
-    ----------
-    sfs : numpy.ndarray, shape (N, n_A + 1, n_B + 1, 1)
-    reference : dict
-        From `fit_reference`.
-    folded : bool
-
-    Returns
-    -------
-    values : dict of str to numpy.ndarray, shape (N,)
-        The `summaries`.
-    percentiles : dict of str to numpy.ndarray, shape (N,)
-        Between 0 and 100; -inf or inf where a value is below or above all simulations.
-    outlier : numpy.ndarray of bool, shape (N,)
-        Whether the spectrum as a whole is one.
+    From what the network has `seen`, the `values` of summaries, and what `fit_cloud` returns: their
+    scores on the model's principal components, the logarithm of their distance from these, and the
+    logarithms of `MEASURES`; all in standard deviations from the model's mean. Logarithms, as they
+    make what is missing stand out: folded spectra have no derived alleles above one half.
     """
-    values, percentiles = summaries(sfs, folded), {}
-    for name, known in reference["percentiles"].items():
-        # Between two percentiles, or on several that are the same: in their middle.
-        ends = [np.searchsorted(known, values[name], side) for side in ("left", "right")]
-        percentiles[name] = (ends[0] + ends[1] - 1) / 2
-        percentiles[name][values[name] < known[0]] = -np.inf
-        percentiles[name][values[name] > known[-1]] = np.inf
-    off = log_measures(values) - reference["mean"]
-    distances = ((off @ np.array(reference["precision"])) * off).sum(axis=1)
-    return values, percentiles, distances > reference["limit"]
+    axes = np.array(cloud["axes"])
+    off = seen - np.array(cloud["origin"])
+    scores = off @ axes.T
+    beside = np.log(((off - scores @ axes) ** 2).sum(axis=1) + 0.01)
+    logs = [np.log(values[name] + 1e-6) for name in MEASURES if name in values]
+    return (np.column_stack([scores, beside, *logs]) - cloud["mean"]) / np.array(cloud["deviation"])
 
 
-# ================================= 9. Observed spectra =================================
+def distances(points, cloud):
+    """How far spectra lie from those of one model, shape (N,), from their `traits`.
+
+    From how much rarer they are than the commonest. Were the traits of a model's spectra normal, it
+    would be their Mahalanobis distance.
+    """
+    from scipy.special import logsumexp
+    from scipy.stats import multivariate_normal
+
+    def log_density(points):
+        of_each = [
+            np.log(weight) + np.atleast_1d(multivariate_normal(mean, covariance).logpdf(points))
+            for weight, mean, covariance in zip(*cloud["mixture"], strict=True)
+        ]
+        return logsumexp(of_each, axis=0)
+
+    peak = log_density(np.array(cloud["mixture"][1])).max()
+    return np.sqrt(2 * np.maximum(peak - log_density(points), 0))
+
+
+class Comparison(NamedTuple):
+    """Where spectra lie among the simulations of both models; arrays are of shape (N,)."""
+
+    values: dict  # the `summaries`, by name
+    percentiles: list  # for each model, by name; -inf or inf below or above all of its simulations
+    fits: np.ndarray  # (N, 2), distances in units of the limit: above 1, the model makes no such thing
+    outside: dict  # by name, -1 or 1 where a value is below or above all simulations of both models
+
+    @property
+    def out_of_range(self):
+        """Whether a summary is outside the range of all simulations, shape (N,)."""
+        return np.any([*self.outside.values()], axis=0)
+
+
+def compare_with_simulations(sfs, notes):
+    """Whether either model could have made spectra, shape (N, n_A + 1, n_B + 1, 1): a `Comparison`.
+
+    `notes` are those of the model that was trained on the simulations.
+    """
+    reference, folded = notes.learned["reference"], notes.training.folded
+    seen, values = seen_by_network(sfs, folded), summaries(sfs, folded)
+    fits = [distances(traits(seen, values, cloud), cloud) / cloud["limit"] for cloud in reference]
+    percentiles, outside = [{} for _ in reference], {}
+    for name, value in values.items():
+        scales = [np.array(cloud["percentiles"][name]) for cloud in reference]
+        for scale, of_model in zip(scales, percentiles, strict=True):
+            # Between two percentiles, or on several that are the same: in their middle.
+            left, right = (np.searchsorted(scale, value, side) for side in ("left", "right"))
+            of_model[name] = (left + right - 1) / 2
+            of_model[name][value < scale[0]] = -np.inf
+            of_model[name][value > scale[-1]] = np.inf
+        low, high = min(scale[0] for scale in scales), max(scale[-1] for scale in scales)
+        margin = MARGIN * (high - low)
+        outside[name] = (value > high + margin).astype(int) - (value < low - margin)
+    return Comparison(values, percentiles, np.transpose(fits), outside)
+
+
+# ================================= 10. Observed spectra =================================
+
+MOST_SNPS = 1e12  # in a cell: no genome has so many
+MOST_PICTURES = 10
+
+
+class Observed(NamedTuple):
+    """A joint SFS from nature."""
+
+    counts: np.ndarray  # (n_A + 1, n_B + 1) by chromosomes; after a projection, fractions of SNPs
+    folded: bool
+    remark: str = ""  # what there is to say about it
 
 
 def individuals(shape):
@@ -833,71 +1180,70 @@ def individuals(shape):
     return PerSpecies(*(n // 2 for n in shape))
 
 
-class Observed(NamedTuple):
-    """A joint SFS from nature.
-
-    Attributes
-    ----------
-    counts : numpy.ndarray of float, shape (n_A + 1, n_B + 1)
-        By chromosomes; A is the first population. Projected spectra have fractions of SNPs.
-    folded : bool
-    remark : str
-        What there is to say about it.
-    """
-
-    counts: np.ndarray
-    folded: bool
-    remark: str = ""
-
-
 def read_observed(path):
     """Read an observed joint SFS: `.npy`, fastsimcoal2's `.obs`, or else dadi's and moments' text.
 
-    Raises
-    ------
-    Problem
-        If it is no joint SFS of two populations, each of an even number of chromosomes.
+    A `Problem` if it is none of two populations, each of an even number of chromosomes.
     """
     read = {".npy": read_numpy, ".obs": read_fastsimcoal}.get(path.suffix.lower(), read_dadi)
-    if not path.is_file():
-        raise Problem(f"{path} is missing, or no file.")
     try:
+        refuse_no_spectrum(regular(path))
         observed = read(path)
         counts = observed.counts
         if counts.ndim != 2:
             raise ValueError(
-                f"{counts.ndim} populations in place of two: choose A and B in easySFS, or sum over the "
-                "others (moments: marginalize)"
+                f"{counts.ndim} populations in place of two: choose A and B, or sum over the others "
+                "(moments: marginalize)"
             )
-        sizes = [size - 1 for size in counts.shape]
-        for size in sizes:
-            if size < 2 or size % 2:
-                raise ValueError(
-                    f"{sizes[0]} + {sizes[1]} chromosomes: project to even numbers, two an individual "
-                    "(easySFS: --proj; moments: project)"
-                )
+        if any(n < 3 or n % 2 == 0 for n in counts.shape):
+            n_a, n_b = (n - 1 for n in counts.shape)
+            raise ValueError(
+                f"{n_a} + {n_b} chromosomes: project to even numbers, two an individual "
+                "(moments: project)"
+            )
         counts[0, 0] = counts[-1, -1] = 0  # no SNPs, whatever they hold
         if not np.isfinite(counts).all() or counts.min() < 0:
             raise ValueError("some counts are negative or infinite")
         if not counts.any():
             raise ValueError("there are no SNPs in it")
-        if counts.max() > 1e12:
+        if counts.max() > MOST_SNPS:
             raise ValueError("no genome has so many SNPs")
+    except Problem:
+        raise
     except Exception as error:  # a broken file can raise anything
         raise Problem(f"{path}: {one_line(error)}.") from None
     return observed
 
 
+def refuse_no_spectrum(path):
+    """Tell what a spectrum is made from, where that is given in its place."""
+    with path.open("rb") as file:
+        start = file.read(4096)
+    first_line = start.lstrip().split(b"\n")[0]
+    two_words = rb"[^\s#\x80-\xff]*[A-Za-z][^\s#\x80-\xff]*[ \t]+[^\s#]+\s*"
+    kinds = {
+        "a VCF file": start.startswith(b"##fileformat=VCF"),
+        "a compressed file": start.startswith(b"\x1f\x8b"),
+        "a BCF file": start.startswith(b"BCF"),
+        "a list of individuals and populations": re.fullmatch(two_words, first_line),
+    }
+    for kind, is_this in kinds.items():
+        if is_this:
+            raise ValueError(
+                f"this is {kind}, and no spectrum yet; the README's 'From a VCF to a spectrum' makes one"
+            )
+
+
 def read_numpy(path):
     """An array of shape (n_A + 1, n_B + 1), perhaps with a channel behind; taken for unfolded."""
-    counts = np.load(path, allow_pickle=False)
+    counts = np.lib.format.open_memmap(path, mode="r")
     if counts.ndim == 3 and counts.shape[2] == 1:
         counts = counts[..., 0]
     if counts.dtype.kind not in "iuf" or counts.ndim != 2:
         raise ValueError(
             f"shape {counts.shape}, type {counts.dtype}: not one spectrum, (n_A + 1, n_B + 1) numbers"
         )
-    return Observed(counts.astype(float), folded=False)
+    return Observed(np.array(counts, float), folded=False)
 
 
 def read_dadi(path):
@@ -907,7 +1253,7 @@ def read_dadi(path):
     header, *rest = lines or [""]
     words = shlex.split(header)
     shape = [int(word) for word in itertools.takewhile(str.isdigit, words)]
-    folded = words[len(shape) : len(shape) + 1] == ["folded"]
+    folded = [word.lower() for word in words[len(shape) : len(shape) + 1]] == ["folded"]
     numbers = [float(word) for word in " ".join(rest).split()]
     n_cells = math.prod(shape)
     if not shape or len(numbers) not in (n_cells, 2 * n_cells):
@@ -925,32 +1271,846 @@ def read_dadi(path):
 
 
 def read_fastsimcoal(path):
-    """fastsimcoal2's joint spectrum of two populations; A is the one in columns, of the lower number."""
+    """fastsimcoal2's joint spectrum of two populations; A is the one of the lower number."""
     if ("jointDAF" in path.name) == ("jointMAF" in path.name):
         raise ValueError("the name must have jointDAF or jointMAF in it, for derived or minor alleles")
     lines = [line.split() for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
     if len(lines) < 3 or lines[0][0] != "1":
         raise ValueError("not a first line of 1 observations, then one spectrum")
     _, columns, *rows = lines
-    labels = [row[0] for row in rows]
-    for names in (columns, labels):
-        if names != [f"{names[0].partition('_')[0]}_{count}" for count in range(len(names))]:
+    populations = []
+    for labels in (columns, [row[0] for row in rows]):
+        name = labels[0].partition("_")[0]
+        numbered = [f"{name}_{count}" for count in range(len(labels))]
+        if labels != numbered or not name[1:].isdigit():
             raise ValueError(
-                "columns and rows are not labelled as in d0_0, d0_1, ... and d1_0, d1_1, ..."
+                "columns and rows are not labelled d0_0, d0_1, ... and d1_0, d1_1, and so on"
             )
+        populations.append(int(name[1:]))
     if any(len(row) != len(columns) + 1 for row in rows):
         raise ValueError("some rows are longer than others")
-    return Observed(np.array([row[1:] for row in rows], float).T, folded="jointMAF" in path.name)
+    counts = np.array([row[1:] for row in rows], float)
+    in_columns, in_rows = populations
+    return Observed(counts.T if in_columns < in_rows else counts, folded="jointMAF" in path.name)
 
 
-# ======================================== 10. Processes ========================================
+def predict(plan):
+    """`runml --predict FILE...`: from the network and observed spectra to verdicts."""
+    network = plan.network or load_network(plan.folder / MODEL)
+    sfs = np.stack([observed.counts for observed in plan.observed.values()])[..., np.newaxis]
+    probabilities = predict_probabilities(network.model, sfs)
+    comparison = compare_with_simulations(sfs, network.notes)
+    simulations = load_simulations(plan.folder, network)
+    table = Table(plan.folder / "predictions.csv")
+    drawn = {}
+    with new_files(plan.folder, "predictions") as staging:
+        for row, (path, observed) in enumerate(plan.observed.items()):
+            verdict = verdict_on(probabilities[row], comparison, row)
+            table.append(row_of_prediction(path, probabilities[row], verdict, comparison, row, network))
+            print(f"\n{path}" + (f" ({observed.remark})" if observed.remark else ""))
+            print_comparison(comparison, row, network.notes)
+            print_verdict(verdict, probabilities[row])
+            if simulations:
+                near = neighbours(simulations, network, sfs[row], int(probabilities[row].argmax()))
+                print_neighbours(near)
+                if len(drawn) < MOST_PICTURES:
+                    number = f"_{len(drawn) + 1}" if f"prediction_{path.stem}.png" in drawn else ""
+                    drawn[f"prediction_{path.stem}{number}.png"] = observed.counts, near
+        table.save(staging)
+        (staging / "methods.txt").write_text(methods(network, plan.folder), encoding="utf-8")
+    say(
+        "\nThese estimate posterior probabilities if both models, with the priors that were simulated, "
+        "are equally probable beforehand, and nothing else is."
+    )
+    print(f"Saved in {plan.folder / 'predictions.csv'}; methods.txt says it as a paper would.")
+    for picture, inputs in drawn.items():
+        save_picture(plan.folder / picture, draw_prediction, *inputs, network.notes.training.folded)
+    if simulations and len(plan.observed) > len(drawn):
+        print(f"(Of {len(plan.observed):,} spectra, the first {len(drawn)} are drawn.)")
+
+
+def print_comparison(comparison, row, notes):
+    """The summaries of one spectrum, and where they lie among the simulations of each model."""
+    simulated = notes.simulated and notes.simulated.settings
+    base_pairs = simulated.n_loci * simulated.sequence_length if simulated else 1
+    forms = {"count": ("", ",.0f"), "share": (", share", ",.3f"), "ratio": ("", ",.3f")}
+    forms["per site"] = (", per bp", ".3g") if simulated else (", in all", ",.3f")
+    kinds = {summary.name: summary.kind for summary in SUMMARIES} | {"F_ST": "ratio"}
+    print(f"{'':<36}{'':>12}  percentile under")
+    print(f"{'summary':<36}{'observed':>12}{MODELS[0]:>14}{MODELS[1]:>12}")
+    for name, values in comparison.values.items():
+        unit, form = forms[kinds[name]]
+        label, value = name + unit, values[row] / (base_pairs if kinds[name] == "per site" else 1)
+        ranks = [percentiles[name][row] for percentiles in comparison.percentiles]
+        ranks = [f"{rank:.0f}" if np.isfinite(rank) else "outside" for rank in ranks]
+        print(f"{label:<36}{value:>12{form}}{ranks[0]:>14}{ranks[1]:>12}")
+    fits = [f"{fit:.2f}" for fit in comparison.fits[row]]
+    print(f"{'distance from the simulations':<36}{'':>12}{fits[0]:>14}{fits[1]:>12}")
+    for name, side in comparison.outside.items():
+        if side[row]:
+            more = "more" if side[row] > 0 else "less"
+            say(f"Warning: {name}: {more} than in any simulation. It depends on {DEPENDS_ON[name]}.")
+    if comparison.fits[row].min() > 1:
+        say(
+            f"Warning: taken as a whole, this is unlike {WITHIN}% of the simulations of either model (a "
+            "distance above 1). A history that is in neither? Priors that do not cover the truth? Are "
+            f"ancestral alleles known? Do {SCALE} fit?"
+        )
+
+
+VERDICTS = {
+    "divergence": "Verdict: no gene flow of the kind that was simulated.",
+    "gene flow": "Verdict: gene flow of the kind that was simulated.",
+    "neither": "Verdict: neither; this is a spectrum that neither of the two models makes.",
+    "out of range": "Verdict: none, as the spectrum lies outside what was simulated.",
+}
+
+
+def verdict_on(probabilities, comparison, row):
+    """One of the `VERDICTS`: the favoured model, if the spectrum is one that simulations make."""
+    if comparison.out_of_range[row]:
+        return "out of range"
+    if comparison.fits[row].min() > 1:
+        return "neither"
+    return MODELS[int(probabilities.argmax())]
+
+
+def print_verdict(verdict, probabilities):
+    """What the network says of one spectrum."""
+    divergence, gene_flow = map(never_sure, probabilities)
+    print(VERDICTS[verdict])
+    print(f"Estimated probabilities: divergence {divergence}, gene flow {gene_flow}.")
+
+
+def never_sure(probability):
+    """An estimated probability as it can be printed."""
+    if 0.001 <= probability <= 0.999:
+        return f"{probability:.3f}"
+    return "more than 0.999" if probability > 0.5 else "less than 0.001"
+
+
+def row_of_prediction(path, probabilities, verdict, comparison, row, network):
+    """The row of `predictions.csv` of one spectrum."""
+    simulated = network.notes.simulated
+    return {
+        "file": path,
+        "divergence": probabilities[0],
+        "gene_flow": probabilities[1],
+        "verdict": verdict,
+        "within_training_range": "yes" if verdict in MODELS else "no",
+        "fit_divergence": f"{comparison.fits[row, 0]:.3f}",
+        "fit_gene_flow": f"{comparison.fits[row, 1]:.3f}",
+        "model": network.fingerprint,
+        "simulations": simulated and fingerprint(simulated.as_saved()),
+    } | {
+        f"{name}, percentile under {model}": percentiles[name][row]
+        for name in comparison.values
+        for model, percentiles in zip(MODELS, comparison.percentiles, strict=True)
+    }
+
+
+class Simulations(NamedTuple):
+    """The N simulations that a network learned from, on the axes where they vary most."""
+
+    sfs: np.ndarray  # (N, a, b, 1), memory-mapped
+    parameters: np.ndarray  # of PARAMETERS
+    axes: object  # sklearn.decomposition.PCA of what the network looks at
+    scores: np.ndarray  # (N, axes)
+    validation: np.ndarray  # of bool: whether the network has not learned from it
+
+
+def load_simulations(folder, network):
+    """The `Simulations` in a folder, if they are those that a network learned from; or else None."""
+    from sklearn.decomposition import PCA
+
+    notes = network.notes
+    try:
+        data = load_dataset(folder)
+        parameters = np.array(np.lib.format.open_memmap(regular(folder / "simulated_parameters.npy")))
+        known = data.simulated and data.checksums == notes.data and parameters.dtype == PARAMETERS
+    except Exception:  # a broken file can make NumPy raise anything
+        known = False
+    if not known or len(parameters) != len(data.sfs):
+        print(f"The simulations behind the model are not in {folder}: it is not said which are near.")
+        return None
+    sfs = first_spectra(folder / "simulated_sfs.npy")
+    seen = seen_by_network(sfs, notes.training.folded)
+    axes = PCA(min(8, *seen.shape), random_state=0).fit(seen)
+    _, validation = split_rows(len(data.sfs), notes.training.seed)
+    unseen = np.isin(np.arange(len(sfs)), validation)
+    return Simulations(sfs, parameters[: len(sfs)], axes, axes.transform(seen), unseen)
+
+
+class Neighbours(NamedTuple):
+    """The simulations most like an observed spectrum."""
+
+    favoured: str  # the model that the network favours
+    n: int  # how many of each model
+    mean_sfs: np.ndarray  # (a, b), of those of the favoured model
+    parameters: list  # those of each model, arrays of PARAMETERS
+    n_right: int  # of the nearest validation simulations, how many the network gets right,
+    n_validation: int  # and of how many
+    cloud: list  # for each model, simulations on the first two axes, (simulations, 2)
+    at: np.ndarray  # (2,), where the spectrum is there
+
+
+def neighbours(simulations, network, sfs, favoured, most=50):
+    """The `Neighbours` of an observed spectrum, shape (a, b, 1), under both models."""
+    folded = network.notes.training.folded
+    at = simulations.axes.transform(seen_by_network(sfs[np.newaxis], folded))[0]
+    by_distance = np.argsort(((simulations.scores - at) ** 2).sum(axis=1))
+    nearest = [by_distance[by_distance % 2 == response][:most] for response in range(2)]
+    unseen = np.sort(by_distance[simulations.validation[by_distance]][: 2 * most])
+    verdicts = predict_probabilities(network.model, simulations.sfs[unseen]).argmax(axis=1)
+    alike = simulations.sfs[nearest[favoured]].astype(float)
+    return Neighbours(
+        favoured=MODELS[favoured],
+        n=len(nearest[favoured]),
+        mean_sfs=(fold(alike) if folded else alike).mean(axis=0)[..., 0],
+        parameters=[simulations.parameters[rows] for rows in nearest],
+        n_right=int((verdicts == unseen % 2).sum()),
+        n_validation=len(unseen),
+        cloud=[simulations.scores[response:2000:2, :2] for response in range(2)],
+        at=at[:2],
+    )
+
+
+def print_neighbours(near):
+    """From which parameters the simulations come that are most like a spectrum."""
+    print(f"The {near.n} simulations of each model that are most like it: median (range)")
+    print(f"{'':<22}{MODELS[0]:>29}{MODELS[1]:>29}")
+    for name in PARAMETERS.names:
+        form = ".1e" if name.startswith("migration") else ",.0f"
+        ranges = [median_and_range(parameters[name], form) for parameters in near.parameters]
+        if name.startswith(("migration", "gene_flow")):
+            ranges[0] = "none"
+        print(f"{name.replace('_', ' '):<21} {ranges[0]:>29} {ranges[1]:>28}")
+    print(
+        f"Of the {near.n_validation} validation simulations most like it, the network is right about "
+        f"{near.n_right}."
+    )
+
+
+def methods(network, folder):
+    """What was simulated, from which priors, with what, in sentences for a methods section."""
+    notes, training = network.notes, network.notes.training
+    paragraphs = []
+
+    def counted(n, what):
+        return f"{n:,} {what}{'s' * (n != 1)}"
+
+    def drawn(prior, unit=""):
+        if prior.low == prior.high:
+            return f"fixed at {prior.low:,.10g}{unit}"
+        kind = "log-uniform" if prior.scale == "log" else "uniform"
+        return f"{kind} between {prior.low:,.10g} and {prior.high:,.10g}{unit}"
+
+    if notes.simulated:
+        settings, n_reps, used = notes.simulated
+        n_a, n_b = settings.sample_size
+        loci = "one locus" if settings.n_loci == 1 else f"{settings.n_loci:,} independent loci"
+        direction = "independently in each direction" if settings.asymmetric else "the same both ways"
+        paragraphs += [
+            f"""We simulated {n_reps:,} joint site frequency spectra under each of two models with
+            msprime {used.get("msprime", "")} (Baumdicker et al. 2022): divergence without gene flow, and
+            divergence with gene flow. Each spectrum is of {n_a} diploid individuals of species A and
+            {n_b} of species B, at {loci} of {settings.sequence_length:,} base pairs, with a mutation
+            rate of {settings.mutation_rate:g} and a recombination rate of
+            {settings.recombination_rate:g}
+            per base pair per generation; sites could mutate more than once.""",
+            f"""The divergence time was {drawn(settings.tdiv_prior, " generations")}; the sizes of the
+            ancestor and of both species were {drawn(settings.ne_prior, " diploid individuals")}; the
+            migration rate per generation was {drawn(settings.migration_prior)}, {direction}. Gene flow
+            began at a share of the time since divergence that was {drawn(settings.gene_flow_start)}, and
+            ended at one that was {drawn(settings.gene_flow_stop)}; shares count back from today, and of
+            the two the older is the start.""",
+        ]
+    paragraphs += [
+        f"""A convolutional neural network of {counted(training.layers, "hidden layer")} (Keras
+        {version("keras")}, TensorFlow {version("tensorflow")}) was trained on
+        {1 - VALIDATION_SHARE:.0%} of the spectra, {"folded" if training.folded else "unfolded"}, for
+        {counted(training.epochs, "epoch")}, with a dropout of {training.dropout:g}, Adam at a learning
+        rate of {training.learning_rate:g}, batches of {training.batch_size} and seed {training.seed}."""
+    ]
+    with contextlib.suppress(Problem, KeyError, TypeError, ValueError):
+        results = load_json(folder / "test_results.json")
+        own = notes.simulated and replace(notes.simulated.settings, seed=results["seed"])
+        if (results["model"], results["test_set"]) == (network.fingerprint, fingerprint(as_saved(own))):
+            paragraphs[-1] += f""" On {results["n_test"]:,} spectra simulated for the test alone, its
+            accuracy was {with_interval(results["accuracy"], results["accuracy_95ci"])}."""
+    paragraphs += [
+        f"""An observed spectrum was taken for one that a model makes if it was no further from that
+        model's simulations than {WITHIN}% of those held out, by a mixture of normal distributions over
+        principal components of the roots of binned counts and over summary statistics (scikit-learn
+        {version("scikit-learn")}), and if no summary statistic lay outside the range of all simulations.
+        Probabilities are estimates of posterior probabilities, with both models equally probable
+        beforehand."""
+    ]
+    paragraphs = [
+        textwrap.fill(" ".join(each.split()), 80, break_on_hyphens=False) for each in paragraphs
+    ]
+    return "\n\n".join(paragraphs) + "\n"
+
+
+# ========================================= 11. Files =========================================
+
+MODEL = "trained_model.keras"
+DATASET = ("sfs.npy", "responses.npy", "parameters.npy", "settings.json")
+SETS = {  # the files that appear together
+    "simulated": [f"simulated_{part}" for part in DATASET],
+    "trained": [MODEL, "training_history.csv", "experiments.csv"],
+    "test": [*(f"test_{part}" for part in DATASET), "test_results.json", "test_log.csv"],
+    "predictions": ["predictions.csv", "methods.txt"],
+}
+SECONDS_FOR_A_LOCK = 1
+
+
+@contextlib.contextmanager
+def only_command_in(folder):
+    """Keep other commands out of a folder, and finish the moves that a stopped one began."""
+    from filelock import FileLock, Timeout
+
+    is_new = not folder.exists()
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(folder / ".lock", timeout=SECONDS_FOR_A_LOCK):
+            finish_moves(folder)
+            yield
+    except Timeout:
+        raise Problem(
+            f"another command is at work in {folder} (or its file system knows no locks): wait for it, "
+            "or use another --data_dir."
+        ) from None
+    except Problem:
+        if is_new:  # and has come to nothing
+            with contextlib.suppress(OSError):
+                (folder / ".lock").unlink(missing_ok=True)
+                folder.rmdir()
+        raise
+
+
+@contextlib.contextmanager
+def new_files(folder, name, unfinished=None):
+    """A hidden folder whose files appear in `folder` when the block ends: all together, or not at all.
+
+    The step that counts is to rename the complete set. Should anything stop the moves after it, the
+    next command finishes them. `name` is that of one of the `SETS`; `unfinished` is a fingerprint of
+    what is made, under which an incomplete set is kept for another try.
+    """
+    partial = folder / f".{name}{f'-{unfinished}' if unfinished else ''}.partial"
+    if not unfinished or partial.is_symlink() or not partial.is_dir():
+        remove(partial)
+    partial.mkdir(exist_ok=bool(unfinished))
+    for path in partial.iterdir():  # a link or a pipe could lead anywhere
+        if not stat.S_ISREG(path.lstat().st_mode):
+            remove(path)
+    try:
+        yield partial
+        for other in set(folder.glob(f".{name}*.partial")) - {partial}:
+            print("Discarding the unfinished simulations of other settings.")
+            remove(other)
+        for path in partial.iterdir():
+            if path.name not in SETS[name]:
+                remove(path)
+            elif (folder / path.name).is_dir():
+                raise Problem(f"{folder / path.name} is a folder: move it out of the way.")
+            else:
+                with path.open("rb+") as file:
+                    os.fsync(file.fileno())
+        remove(folder / f".{name}.complete")
+        partial.rename(folder / f".{name}.complete")
+    except BaseException:
+        if not unfinished:
+            remove(partial)
+        raise
+    finish_moves(folder)
+
+
+def finish_moves(folder):
+    """Move the files of complete sets to where they belong, and nothing else that may be there."""
+    for name, files in SETS.items():
+        complete = folder / f".{name}.complete"
+        if complete.is_dir() and not complete.is_symlink():
+            for path in complete.iterdir():
+                if path.name in files and stat.S_ISREG(path.lstat().st_mode):
+                    path.replace(folder / path.name)
+            remove(complete)
+
+
+def remove(path):
+    """Remove a file, or a folder with all in it; a link itself, not where it leads."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def regular(path, advice=""):
+    """A path, if a regular file is there: a pipe would hang, a device might never end."""
+    if not path.exists():
+        raise Problem(f"{path} is missing in {Path.cwd() / path.parent}{advice}.")
+    if not path.is_file():
+        raise Problem(f"{path} is no regular file.")
+    return path
+
+
+def fingerprint(data):
+    """Twelve digits that tell bytes, or what can be written as JSON, from others."""
+    data = data if isinstance(data, bytes) else json.dumps(data).encode()
+    return hashlib.sha256(data).hexdigest()[:12]
+
+
+def checksums(*paths):
+    """The SHA-256 of each file, by its name."""
+    sums = {}
+    for path in paths:
+        with path.open("rb") as file:
+            sums[path.name] = hashlib.file_digest(file, "sha256").hexdigest()
+    return sums
+
+
+def save_json(path, content):
+    """Write a dictionary for people and programs to read."""
+    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
+def load_json(path):
+    """Read a dictionary."""
+    try:
+        content = json.loads(regular(path).read_text(encoding="utf-8-sig"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise Problem(f"{path} cannot be read ({one_line(error)}).") from None
+    if not isinstance(content, dict):
+        raise Problem(f"{path} holds no settings.")
+    return content
+
+
+def as_saved(settings):
+    """Settings as a file holds them: numbers, flags and lists as one would type them."""
+    return {name: value_as_saved(value) for name, value in asdict(settings).items()}
+
+
+def saved_settings(kind, saved, path, only=()):
+    """Settings of a kind, all or `only` some, from what was saved, checked as if they were typed."""
+    values = {}
+    for setting in [each for each in fields(kind) if not only or each.name in only]:
+        try:
+            words = saved[setting.name]
+            values[setting.name] = checked(setting, words if isinstance(words, list) else [words])
+        except KeyError:
+            raise Problem(f"{path}: {setting.name} is missing.") from None
+        except (ValueError, TypeError) as error:
+            raise Problem(f"{path}: {setting.name} {error}.") from None
+    return kind(**values)
+
+
+class Simulated(NamedTuple):
+    """How a dataset was simulated, and with which versions of which packages."""
+
+    settings: SimulationSettings
+    n_reps: int
+    versions: dict
+
+    def as_saved(self):
+        """As a file holds it."""
+        return as_saved(self.settings) | {"n_reps": self.n_reps, "versions": self.versions}
+
+
+def saved_simulation(saved, path):
+    """How a dataset was simulated, from what was saved."""
+    work = saved_settings(WorkSettings, saved, path, only=("n_reps",))
+    settings = saved_settings(SimulationSettings, saved, path)
+    return Simulated(settings, work.n_reps, dict(saved.get("versions") or {}))
+
+
+def save_dataset(settings, stream, n_reps, folder, name, work):
+    """Simulate a dataset and write its four files, or go on with those that an earlier try left.
+
+    The spectra go to the disk as they come, behind a header that already states how many they
+    will be. So memory does not grow with the dataset.
+    """
+    n_rows = 2 * n_reps
+    shape = (n_rows, 2 * settings.sample_size.a + 1, 2 * settings.sample_size.b + 1, 1)
+    sfs_path, responses_path = folder / f"{name}_sfs.npy", folder / f"{name}_responses.npy"
+    needed = 4 * math.prod(shape) - (sfs_path.stat().st_size if sfs_path.is_file() else 0)
+    if needed > shutil.disk_usage(folder).free:
+        raise Problem(f"{folder.parent}: the disk has no room for {needed / 1e6:,.0f} MB of spectra.")
+    with (
+        simulating_processes(work, math.ceil(n_rows / ROWS_PER_TASK)) as processes,
+        GrowingArray(sfs_path, shape) as growing,
+        progress(n_rows, growing.n_rows) as bar,
+    ):
+        for spectra in simulate_dataset(settings, stream, n_rows, processes, growing.n_rows):
+            growing.append(spectra)
+            bar.update(len(spectra))
+    parameters = (draw_row(settings, stream, row)[0] for row in range(n_rows))
+    save_array(folder / f"{name}_parameters.npy", np.fromiter(parameters, PARAMETERS, n_rows))
+    save_array(responses_path, np.arange(n_rows, dtype=np.int32) % 2)
+    sums = {"sha256": checksums(sfs_path, responses_path)}
+    simulated = Simulated(settings, n_reps, versions())
+    save_json(folder / f"{name}_settings.json", simulated.as_saved() | sums)
+
+
+class GrowingArray:
+    """An int32 array on the disk that grows by blocks of rows, and knows which of them are sound.
+
+    Beside it is a file with a checksum for each block. What an earlier try left is read again, and
+    kept up to the first block that is not what was written. `n_rows` says how many rows there are.
+    """
+
+    def __init__(self, path, shape):
+        self.path, self.sums_path = path, path.with_suffix(".sums")
+        self.row_bytes = 4 * math.prod(shape[1:])
+        header, description = io.BytesIO(), {"descr": "<i4", "fortran_order": False, "shape": shape}
+        np.lib.format.write_array_header_1_0(header, description)
+        self.header = header.getvalue()
+
+    def __enter__(self):
+        sound = self.sound_blocks()
+        self.n_rows = sum(n_rows for n_rows, _ in sound)
+        if not sound:
+            remove(self.path)
+            remove(self.sums_path)
+        self.rows, self.sums = self.path.open("ab"), self.sums_path.open("a", encoding="ascii")
+        if sound:
+            print(f"Going on after the {self.n_rows:,} spectra that an interrupted run left.")
+            self.rows.truncate(len(self.header) + self.n_rows * self.row_bytes)
+            self.sums.truncate(sum(len(line) + 1 for _, line in sound))
+        else:
+            self.rows.write(self.header)
+        return self
+
+    def sound_blocks(self):
+        """For each block that is as it was written: how many rows it has, and the line that vouches."""
+        sound = []
+        if not (self.path.is_file() and self.sums_path.is_file()):
+            return sound
+        with self.path.open("rb") as file:
+            if file.read(len(self.header)) != self.header:
+                return sound
+            for line in self.sums_path.read_text(encoding="ascii", errors="replace").split("\n"):
+                n_rows, _, digest = line.partition(" ")
+                if not n_rows.isdecimal() or not 0 < int(n_rows) <= ROWS_PER_TASK:
+                    break
+                if fingerprint(file.read(int(n_rows) * self.row_bytes)) != digest:
+                    break
+                sound.append((int(n_rows), line))
+        return sound
+
+    def append(self, rows):
+        """Write a block of rows, then the line that vouches for it."""
+        data = rows.astype("<i4").tobytes()
+        self.rows.write(data)
+        self.rows.flush()
+        self.sums.write(f"{len(rows)} {fingerprint(data)}\n")
+        self.sums.flush()
+        self.n_rows += len(rows)
+
+    def __exit__(self, *_):
+        self.rows.close()
+        self.sums.close()
+
+
+def save_array(path, array):
+    """Like `numpy.save`, which does not name a full disk as the cause."""
+    buffer = io.BytesIO()
+    np.save(buffer, array)
+    path.write_bytes(buffer.getbuffer())
+
+
+def load_array(path):
+    """Memory-map an array of numbers; a pickle is refused, not run."""
+    regular(path, ": run runml --simulate first")
+    try:
+        array = np.lib.format.open_memmap(path, mode="r")
+        if array.dtype.kind not in "iuf" or array.dtype.itemsize > 8:
+            raise ValueError(f"its type is {array.dtype}")
+    except Exception as error:  # a broken file can make NumPy raise anything
+        raise Problem(
+            f"{path} is no array of numbers ({one_line(error)}): run runml --simulate anew."
+        ) from None
+    return array
+
+
+def open_dataset(folder, name):
+    """The spectra, responses and parameters of a dataset, memory-mapped."""
+    parts = ("sfs", "responses", "parameters")
+    return [np.lib.format.open_memmap(folder / f"{name}_{part}.npy", mode="r") for part in parts]
+
+
+CELLS_FOR_STATISTICS = 10_000_000  # of spectra; more would fill the memory
+
+
+def first_spectra(path):
+    """A copy of a dataset's first spectra, as many as statistics look at."""
+    sfs = load_array(path)
+    return np.array(sfs[: 2 * max(1, CELLS_FOR_STATISTICS // (2 * sfs[0].size))])
+
+
+class Dataset(NamedTuple):
+    """Spectra to learn from."""
+
+    sfs: np.ndarray  # (N, a, b, 1), memory-mapped
+    responses: np.ndarray  # (N,) of int, memory-mapped
+    checksums: dict  # of both files, by name
+    simulated: Simulated | None  # None without a settings file, or with one of other arrays
+    remark: str = ""  # what there is to say about it
+
+
+def load_dataset(folder):
+    """The `Dataset` in a folder, checked; a `Problem` if there is nothing to learn from."""
+    sfs_path, responses_path = folder / "simulated_sfs.npy", folder / "simulated_responses.npy"
+    sfs, responses = load_array(sfs_path), load_array(responses_path)
+    if sfs.ndim != 4 or sfs.shape[3] != 1 or not all(n > 2 and n % 2 for n in sfs.shape[1:3]):
+        raise Problem(f"{sfs_path}: shape {sfs.shape} is not (N, 2 * n_A + 1, 2 * n_B + 1, 1).")
+    if responses.shape != sfs.shape[:1]:
+        raise Problem(f"{responses_path}: shape {responses.shape} does not fit {len(sfs)} spectra.")
+    if not all(((counts >= 0) & (counts < MOST_SNPS)).all() for counts in pieces(sfs)):
+        raise Problem(f"{sfs_path}: some counts are negative, no numbers, or more than any genome's.")
+    if not np.isin(responses, (0, 1)).all():
+        raise Problem(
+            f"{responses_path}: responses are 0, divergence, and 1, gene flow; these are others."
+        )
+    if min((responses == 0).sum(), (responses == 1).sum()) < 5:
+        raise Problem(f"{responses_path}: learning takes at least 5 spectra of each model.")
+    simulated, remark, settings_path = None, "", folder / "simulated_settings.json"
+    sums = checksums(sfs_path, responses_path)
+    if settings_path.exists():
+        saved = load_json(settings_path)
+        if saved.get("sha256") == sums:
+            simulated = saved_simulation(saved, settings_path)
+        else:
+            remark = f"{settings_path} belongs to other arrays. How these were simulated is not known."
+    return Dataset(sfs, responses, sums, simulated, remark)
+
+
+class Table:
+    """A CSV file that grows by a row with each command. A user may add columns, which are kept.
+
+    Where there is no file, there are no `rows`, dictionaries of text by column. One that cannot be
+    read as what the script wrote, as where `numbers`, some columns, do not hold a number, or several
+    with blanks between, is given another name, with a line that says so, and a new one begins.
+    """
+
+    def __init__(self, path, numbers=()):
+        self.path, self.rows = path, []
+        csv.field_size_limit(10**7)  # a training of very many epochs has long curves
+        if not os.path.lexists(path):
+            return
+        try:
+            text = regular(path).read_text(encoding="utf-8-sig")  # Excel puts a mark at the beginning
+            rows = list(csv.DictReader(io.StringIO(text, newline=""), strict=True))
+            for row in rows:
+                values = [float(word) for name in numbers for word in row[name].split() or [""]]
+                if None in row or None in row.values() or not np.isfinite(values).all():
+                    raise ValueError("cells too many or too few, or no numbers")
+            self.rows = rows
+        except (Problem, ValueError, KeyError, AttributeError, csv.Error):
+            names = (path.with_name(f"{path.stem}.old{n or ''}{path.suffix}") for n in itertools.count())
+            aside = next(name for name in names if not os.path.lexists(name))
+            path.rename(aside)
+            print(f"{path} cannot be read as a table of this script: it is now {aside.name}.")
+
+    def append(self, row):
+        """Add a row, whose values become text."""
+        self.rows.append({name: str(value) for name, value in row.items()})
+
+    def save(self, folder):
+        """Write the table, under its name, into a folder."""
+        columns = list(dict.fromkeys(name for row in self.rows for name in row))
+        text = io.StringIO()
+        table = csv.DictWriter(text, columns, restval="", lineterminator="\n")
+        table.writeheader()
+        table.writerows(self.rows)
+        (folder / self.path.name).write_bytes(text.getvalue().encode(errors="backslashreplace"))
+
+
+# A model is one file, replaced in one step: Keras's archive with our notes as one more member,
+# which Keras passes over.
+NOTES = "runml.json"
+LARGEST = {NOTES: 10**8, "config.json": 10**7, "model.weights.h5": 2 * 10**9}  # bytes: no zip bombs
+
+
+class Notes(NamedTuple):
+    """What a model remembers."""
+
+    training: TrainingSettings  # how it was trained
+    data: dict  # on which arrays, by their checksums
+    simulated: Simulated | None  # how those were simulated, if that is known
+    learned: dict  # what else was learned from its training part, in plain numbers
+
+
+class Network(NamedTuple):
+    """A trained network with its notes."""
+
+    model: object
+    notes: Notes
+
+    @property
+    def fingerprint(self):
+        """Twelve digits that tell its weights from others."""
+        return fingerprint(b"".join(weights.tobytes() for weights in self.model.get_weights()))
+
+
+def save_model(path, model, notes):
+    """Save a model, without its optimizer, and its `Notes`."""
+    start_keras().Model(model.input, model.output).save(path)
+    written = {
+        "training": as_saved(notes.training),
+        "data": notes.data,
+        "simulations": notes.simulated and notes.simulated.as_saved(),
+        "learned": notes.learned,
+    }
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr(NOTES, json.dumps(written))
+
+
+@contextlib.contextmanager
+def refusing_broken(path):
+    """Whatever goes wrong in the block is told as a `Problem` of the model file: it may be anything."""
+    try:
+        yield
+    except Problem:
+        raise
+    except Exception as error:
+        raise Problem(
+            f"{path} is no model of this script ({one_line(error)}): run runml --train anew."
+        ) from None
+
+
+def read_archive(path):
+    """What a model file holds, read once: its notes, Keras's description of it, and its weights."""
+    with refusing_broken(path):
+        data = regular(path, ": run runml --train first").read_bytes()
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            for name, most in LARGEST.items():
+                if archive.getinfo(name).file_size > most:
+                    raise ValueError(f"{name} is too large")
+            notes, config, weights = (archive.read(name) for name in LARGEST)
+        saved, config = json.loads(notes), json.loads(config)
+        simulations = saved["simulations"]
+        notes = Notes(
+            saved_settings(TrainingSettings, saved["training"], path),
+            dict(saved["data"]),
+            simulations and saved_simulation(simulations, path),
+            dict(saved["learned"]),
+        )
+    return notes, config, weights
+
+
+def load_network(path):
+    """A saved network. Only its weights are taken from the file; no code in it can run.
+
+    The layers are built from its notes, so Keras never looks at the file's own description of them.
+    One that describes other kinds of layers than ours is refused.
+    """
+    notes, config, weights = read_archive(path)
+    with refusing_broken(path):
+        shape = next(
+            layer["config"]["batch_shape"][1:3]
+            for layer in config["config"]["layers"]
+            if layer["class_name"] == "InputLayer"
+        )
+        if any(type(n) is not int or not 3 <= n <= 501 or n % 2 == 0 for n in shape):
+            raise ValueError(f"it takes spectra of shape {shape}")
+        model = build_network(tuple(shape), notes.training)
+        if foreign := kinds_of_layers(config) - kinds_of_layers(json.loads(model.to_json())):
+            raise ValueError(f"it holds {min(foreign)}")
+        with tempfile.TemporaryDirectory() as folder:
+            weights_path = Path(folder) / "model.weights.h5"
+            weights_path.write_bytes(weights)
+            model.load_weights(weights_path)
+        if not all(np.isfinite(array).all() for array in model.get_weights()):
+            raise ValueError("some weights are no numbers")
+        # What was learned is tried on an empty spectrum, here rather than after a test's simulations.
+        empty = np.zeros((1, *shape, 1))
+        with np.errstate(divide="raise", invalid="raise"):
+            compare_with_simulations(empty, notes)
+            accuracy_without_network(notes, empty, np.zeros(1))
+        looked_at = preprocess(empty, notes.training.folded)
+        np.reshape(np.array(notes.learned["mean_input"], float), looked_at.shape[1:])
+    return Network(model, notes)
+
+
+def kinds_of_layers(config):
+    """Every class that a description of a model names, with the module it comes from."""
+    if isinstance(config, list):
+        return {kind for part in config for kind in kinds_of_layers(part)}
+    if not isinstance(config, dict):
+        return set()
+    own = {f"{config.get('module')}.{config['class_name']}"} if "class_name" in config else set()
+    return own | kinds_of_layers(list(config.values()))
+
+
+def trained_on_other_data(path, data):
+    """Whether there is a model already, and of other data."""
+    with contextlib.suppress(Problem):
+        return read_archive(path)[0].data != data.checksums
+    return False
+
+
+# ======================================== 12. Processes ========================================
+
+SECONDS_BETWEEN_LOOKS, LOOKS_IN_VAIN = 4, 3  # at whether workers are left, before giving up
+
+
+class Processes(NamedTuple):
+    """Where tasks are done."""
+
+    executor: Executor
+    tasks_ahead: int  # how many to hand out before the oldest is waited for
+    look: Callable[[], None] = lambda: None  # raises an error if nobody is left to do them
+
+    def result(self, task):
+        """Wait for what a task returns."""
+        while True:
+            try:
+                return task.result(timeout=SECONDS_BETWEEN_LOOKS)
+            except TimeoutError:
+                if task.done():  # it was the task's own
+                    raise
+                self.look()
+
+
+@contextlib.contextmanager
+def simulating_processes(work, n_tasks):
+    """The `Processes` that are asked for, no more than there are tasks."""
+    if work.dask_scheduler:
+        with silenced("distributed"), dask_cluster(work.dask_scheduler) as processes:
+            yield processes
+    else:
+        n_workers = min(work.workers or usable_cores(), n_tasks)
+        with worker_pool(n_workers) as executor:
+            yield Processes(executor, 4 * n_workers)
 
 
 def usable_cores():
-    """How many processor cores this process may use."""
-    if hasattr(os, "sched_getaffinity"):  # not on every system
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+    """How many processor cores this process may use, where the system tells."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@contextlib.contextmanager
+def worker_pool(n_workers):
+    """An executor on this machine. Nothing is forked from here, where TensorFlow may run threads.
+
+    Each worker imports msprime for itself: forked with it already there, it was 8% slower.
+    """
+    forkserver = "forkserver" in multiprocessing.get_all_start_methods()
+    context = multiprocessing.get_context("forkserver" if forkserver else "spawn")
+    if os.name == "nt":
+        n_workers = min(n_workers, 61)  # Windows has no more
+    with ProcessPoolExecutor(n_workers, mp_context=context, initializer=follow_parent) as executor:
+        try:
+            start_workers(executor, n_workers, forkserver)
+            yield executor
+        except BrokenProcessPool:
+            raise Problem(
+                "a simulating process was killed, perhaps as the memory was full: try fewer --workers."
+            ) from None
+        except BaseException:
+            for worker in multiprocessing.active_children():
+                worker.terminate()
+            raise
 
 
 def follow_parent():
@@ -964,53 +2124,37 @@ def follow_parent():
     threading.Thread(target=follow, daemon=True).start()
 
 
-@contextlib.contextmanager
-def worker_pool(n_workers):
-    """An executor on this machine. Nothing is forked from here, where TensorFlow may run threads.
+def start_workers(executor, n_workers, forkserver):
+    """Start the processes of a pool, so that what keeps them from starting is told as such."""
+    if getattr(sys.modules["__main__"], "__file__", "") == "<stdin>":
+        raise Problem("processes that simulate cannot read a script from standard input: save it.")
+    try:
+        with held_stderr(show=False):
+            if forkserver:
+                from multiprocessing.forkserver import ensure_running
 
-    Each worker imports msprime for itself: forked with it already there, it was 8% slower.
-    """
-    forkserver = "forkserver" in multiprocessing.get_all_start_methods()
-    context = multiprocessing.get_context("forkserver" if forkserver else "spawn")
-    if forkserver:
-        from multiprocessing.forkserver import ensure_running
-
-        os.environ.setdefault("PYTHONWARNINGS", "ignore:resource_tracker")  # on what a killed run leaves
-        handler = signal.signal(signal.SIGINT, signal.SIG_IGN)  # is inherited from the first moment on
-        ensure_running()
-        signal.signal(signal.SIGINT, handler)
-    if os.name == "nt":
-        n_workers = min(n_workers, 61)  # Windows has no more
-    with ProcessPoolExecutor(n_workers, mp_context=context, initializer=follow_parent) as executor:
-        try:
-            yield executor
-        except BrokenProcessPool:
-            raise Problem(
-                "a simulating process was killed, perhaps as the memory was full: try fewer --workers."
-            ) from None
-        except BaseException:
-            for worker in multiprocessing.active_children():
-                worker.terminate()
-            raise
-
-
-def versions():
-    """The versions of the packages that each count depends on."""
-    return {package: version(package) for package in ("msprime", "tskit", "numpy")}
-
-
-def listed(found):
-    """Packages with their versions, in a line."""
-    return ", ".join(f"{package} {number}" for package, number in found.items())
+                # A mask is inherited from the first moment on; Ctrl-C waits here until it is lifted.
+                signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+                try:
+                    ensure_running()
+                finally:
+                    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+            for ready in [executor.submit(os.getpid) for _ in range(n_workers)]:
+                ready.result()
+    except (OSError, RuntimeError, EOFError) as error:
+        raise Problem(
+            f"no processes could be started to simulate in ({one_line(error)}): the number of processes "
+            "or open files may be limited (ulimit -a), or TMPDIR be a long path."
+        ) from None
 
 
 @contextlib.contextmanager
 def dask_cluster(address):
-    """An executor on the workers of a Dask scheduler, and how many threads these have.
+    """`Processes` on the workers of a Dask scheduler.
 
     Dask does a lost worker's tasks again elsewhere. But where no worker is left it waits for ever,
-    in case one comes: hence the watch. A worker may join at any time, with whatever packages it has:
-    hence each task looks at them first.
+    in case one comes: hence the looks. A worker may join at any time, with whatever packages it has:
+    hence each task checks them first.
     """
     import asyncio
 
@@ -1022,9 +2166,25 @@ def dask_cluster(address):
         raise Problem(
             "--dask_scheduler takes one more package: pip install 'distributed>=2026.8'"
         ) from None
-    logging.disable()  # what distributed says of an error is long, and ours follows
-    warnings.filterwarnings("ignore", module="distributed")
+    except Exception as error:  # a broken configuration can make it raise anything
+        raise Problem(f"{where}: distributed cannot be imported ({one_line(error)}).") from None
     cloudpickle.register_pickle_by_value(sys.modules[__name__])  # the workers do not have this file
+    needed, looks_in_vain = versions(), 0
+
+    def with_versions(function, *args):  # being local it travels by value, and all it is given
+        if (found := versions()) != needed:
+            raise ImportError(f"it has {listed(found)}")
+        return function(*args)
+
+    def look():
+        nonlocal looks_in_vain
+        looks_in_vain += 1
+        with contextlib.suppress(Exception):
+            if client.sync(client.scheduler.ncores, callback_timeout=SECONDS_BETWEEN_LOOKS):
+                looks_in_vain = 0
+        if looks_in_vain >= LOOKS_IN_VAIN:
+            raise CancelledError
+
     keys = distributed.Security().get_connection_args("client")
     try:
         # First without a client: it would wait for ever where something else listens in silence, and
@@ -1034,24 +2194,6 @@ def dask_cluster(address):
         client = distributed.Client(address, timeout=5, set_as_default=False)
     except Exception as error:  # anything may answer at an address
         raise Problem(f"{where}: no Dask scheduler answers there ({one_line(error)}).") from None
-    needed, over = versions(), threading.Event()
-
-    def as_here(function, *args):  # in a worker
-        if (found := versions()) != needed:
-            raise ImportError(f"it has {listed(found)}")
-        return function(*args)
-
-    def watch():
-        looks_in_vain = 0
-        while looks_in_vain < 10:
-            if over.wait(1):
-                return
-            looks_in_vain += 1
-            with contextlib.suppress(Exception):
-                if client.sync(client.scheduler.ncores, callback_timeout=5):
-                    looks_in_vain = 0
-        executor.shutdown(wait=False)  # cancels what is waited for
-
     with client:
         executor = client.get_executor(pure=False)
         try:
@@ -1059,721 +2201,431 @@ def dask_cluster(address):
             pythons = client.run(platform.python_version)
         except OSError as error:
             raise Problem(f"{where}: no workers answer there ({one_line(error)}).") from None
+        here = platform.python_version()
         for worker, python in pythons.items():  # between these, functions do not travel
-            if python.split(".")[:2] != platform.python_version().split(".")[:2]:
-                here = platform.python_version()
+            if python.split(".")[:2] != here.split(".")[:2]:
                 raise Problem(f"{where}: worker {worker} has Python {python}, and here is {here}.")
         submit = executor.submit
-        executor.submit = lambda *task: submit(as_here, *task)
-        threading.Thread(target=watch, daemon=True).start()
+        executor.submit = lambda *task: submit(with_versions, *task)
         try:
-            yield executor, sum(client.nthreads().values())
+            yield Processes(executor, 4 * sum(client.nthreads().values()), look)
         except ImportError as error:
             raise Problem(f"{where}: a worker needs {listed(needed)} ({one_line(error)}).") from None
         except distributed.KilledWorker:
             raise Problem(f"{where}: workers died, perhaps as their memory was full.") from None
         except CancelledError:
             raise Problem(f"{where}: the scheduler, or the last of its workers, is gone.") from None
-        finally:
-            over.set()
+
+
+def versions():
+    """The versions of the packages that each count depends on."""
+    return {package: version(package) for package in ("msprime", "tskit", "numpy")}
+
+
+def listed(packages):
+    """Packages with their versions, in a line."""
+    return ", ".join(f"{package} {number}" for package, number in packages.items())
 
 
 @contextlib.contextmanager
-def simulating_processes(run, n_tasks):
-    """The executor that is asked for, and how many tasks to hand it ahead."""
-    if run.dask_scheduler:
-        with dask_cluster(run.dask_scheduler) as (executor, n_threads):
-            yield executor, 4 * n_threads
-    else:
-        n_workers = min(run.workers or usable_cores(), n_tasks)
-        with worker_pool(n_workers) as executor:
-            yield executor, 4 * n_workers
-
-
-# ========================================== 11. Files ==========================================
-
-
-@contextlib.contextmanager
-def only_writer(folder, name):
-    """Keep other runs from writing the same set of files."""
-    from filelock import FileLock, Timeout
-
+def silenced(package):
+    """Keep a package from logging and warning, for as long as the block: our own line follows."""
+    disabled = logging.root.manager.disable
+    logging.disable()
     try:
-        with FileLock(folder / f".{name}.lock", timeout=1):
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", module=package)
             yield
-    except Timeout:
-        raise Problem(
-            f"another run is at work in {folder}: wait for it, or use another --data_dir."
-        ) from None
+    finally:
+        logging.disable(disabled)
 
 
-@contextlib.contextmanager
-def staging(folder, name, resume=False):
-    """A hidden folder whose files appear in `folder` when the block ends: all together, or not at all.
+# ==================================== 13. Options and the plan ====================================
 
-    The step that counts is to rename the complete set. Should anything stop the moves after it,
-    the next run finishes them. With `resume`, an incomplete set is kept for another try.
-    """
-    partial, complete = folder / f".{name}.partial", folder / f".{name}.complete"
-    with only_writer(folder, name):
-        if not resume:
-            shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(exist_ok=resume)
-        try:
-            yield partial
-            for path in partial.iterdir():
-                if (folder / path.name).is_dir():
-                    raise Problem(f"{folder / path.name} is a folder: move it out of the way.")
-                with path.open("rb+") as file:
-                    os.fsync(file.fileno())
-            partial.rename(complete)
-        except BaseException:
-            if not resume:
-                shutil.rmtree(partial, ignore_errors=True)
-            raise
-        move_out(complete)
+MODES = ("simulate", "train", "test", "predict")  # in which order they run
+KINDS = (SimulationSettings, TrainingSettings, WorkSettings)
+OPTIONS = {setting.name: setting for kind in KINDS for setting in fields(kind)}
+SIMULATION = {setting.name for setting in fields(SimulationSettings)}
+USES = {  # the options that each mode has a use for
+    "simulate": SIMULATION | {"n_reps", "workers", "dask_scheduler"},
+    "train": {setting.name for setting in fields(TrainingSettings)},
+    "test": SIMULATION | {"n_test_reps", "workers", "dask_scheduler"},
+    "predict": set(),
+}
+# A negative number is a value out of its interval, not the name of an option.
+NEGATIVE_NUMBER = re.compile(r"-(\.?\d|inf|nan)", re.IGNORECASE)
 
 
-def move_out(complete):
-    """Move the files of a complete set to where they belong."""
-    for path in complete.iterdir():
-        path.replace(complete.parent / path.name)
-    complete.rmdir()
+class CommandLine(argparse.ArgumentParser):
+    """An argument parser that raises its errors."""
+
+    def error(self, message):
+        """Raise what is wrong with what was typed."""
+        raise UsageError(" ".join(message.split()))
 
 
-def finish_moves(folder):
-    """Do what is left of moves that a stopped run began."""
-    for complete in folder.glob(".*.complete"):
-        with only_writer(folder, complete.name.split(".")[1]):
-            if complete.is_dir():  # still, after waiting
-                move_out(complete)
-
-
-def checksums(*paths):
-    """The SHA-256 of each file, by its name."""
-    sums = {}
-    for path in paths:
-        with path.open("rb") as file:
-            sums[path.name] = hashlib.file_digest(file, "sha256").hexdigest()
-    return sums
-
-
-def save_dataset(settings, branch, folder, name, run):
-    """Simulate a dataset and write its four files, or go on with those that an earlier try left.
-
-    The spectra go to the disk as they come, behind a header that already states how many they
-    will be. So memory does not grow with the dataset, and the file's length says how far it came.
-    """
-    n_rows = 2 * settings.n_reps
-    shape = (n_rows, 2 * settings.sample_size.a + 1, 2 * settings.sample_size.b + 1, 1)
-    sfs_path, responses_path = folder / f"{name}_sfs.npy", folder / f"{name}_responses.npy"
-    settings_path = folder / f"{name}_settings.json"
-    about = json.loads(json.dumps(asdict(settings) | {"versions": versions()}))  # as it will be read
-    needed = 4 * math.prod(shape) - (sfs_path.stat().st_size if sfs_path.exists() else 0)
-    if needed > shutil.disk_usage(folder).free:
-        raise Problem(f"{folder.parent}: the disk has no room for {needed / 1e6:,.0f} MB of spectra.")
-    with simulating_processes(run, math.ceil(n_rows / ROWS_PER_TASK)) as (executor, ahead):
-        discard_others(folder, settings_path, about)
-        save_json(settings_path, about)
-        with open_rows(sfs_path, shape) as (file, done), progress(n_rows, done) as bar:
-            for spectra in simulate_dataset(settings, branch, executor, ahead, done):
-                file.write(spectra.astype("<i4").tobytes())
-                file.flush()
-                bar.update(len(spectra))
-    save_array(responses_path, np.arange(n_rows, dtype=np.int32) % 2)
-    parameters = (draw_row(settings, branch, row)[0] for row in range(n_rows))
-    save_array(folder / f"{name}_parameters.npy", np.fromiter(parameters, PARAMETERS, n_rows))
-    save_json(settings_path, about | {"sha256": checksums(sfs_path, responses_path)})
-
-
-def discard_others(folder, settings_path, about):
-    """Empty a folder, unless it holds what is left of a try with the same settings."""
-    unfinished = {}
-    with contextlib.suppress(Problem):
-        unfinished = load_json(settings_path)
-        unfinished.pop("sha256", None)
-    if unfinished != about:
-        if unfinished:
-            print("Discarding the unfinished simulations of other settings.")
-        for path in folder.iterdir():
-            path.unlink()
-
-
-@contextlib.contextmanager
-def open_rows(path, shape):
-    """Open a file to append int32 rows to the array it will be; also tell how many it has."""
-    header = io.BytesIO()
-    np.lib.format.write_array_header_1_0(
-        header, {"descr": "<i4", "fortran_order": False, "shape": shape}
+def command_line():
+    """The parser: a group of options for each mode, every default taken from the settings."""
+    parser = CommandLine(
+        prog="runml",
+        description="Do two sister species have a history of gene flow? Simulate, train, then test.",
+        epilog="Priors are uniform between LOW and HIGH, or log-uniform with the word log behind. What "
+        "is typed beats what was saved with the data or the model, which beats the default.",
+        allow_abbrev=False,
+        argument_default=argparse.SUPPRESS,
     )
-    row_bytes = 4 * math.prod(shape[1:])
-    with path.open("ab") as file:
-        done = max(0, file.tell() - header.tell()) // row_bytes
-        file.truncate(header.tell() + done * row_bytes if done else 0)
-        if done:
-            print(f"Going on after the {done:,} spectra that an interrupted run left.")
-        else:
-            file.write(header.getvalue())
-        yield file, done
-
-
-def save_array(path, array):
-    """Like `numpy.save`, which does not name a full disk as the cause."""
-    buffer = io.BytesIO()
-    np.save(buffer, array)
-    path.write_bytes(buffer.getbuffer())
-
-
-class Dataset(NamedTuple):
-    """Spectra to learn from.
-
-    Attributes
-    ----------
-    sfs : numpy.memmap, shape (N, a, b, 1)
-    responses : numpy.memmap of int, shape (N,)
-    checksums : dict of str to str
-    settings : SimulationSettings or None
-        None where there is no settings file, or one that belongs to other arrays.
-    """
-
-    sfs: np.ndarray
-    responses: np.ndarray
-    checksums: dict
-    settings: SimulationSettings | None
-
-
-def load_dataset(folder):
-    """The `Dataset` in a folder, checked; a `Problem` if there is nothing to learn from."""
-    sfs_path, responses_path = folder / "simulated_sfs.npy", folder / "simulated_responses.npy"
-    before = [path.exists() and path.stat().st_ino for path in (sfs_path, responses_path)]
-    sfs, responses = load_array(sfs_path), load_array(responses_path)
-    if sfs.ndim != 4 or sfs.shape[3] != 1 or not all(n > 2 and n % 2 for n in sfs.shape[1:3]):
-        raise Problem(f"{sfs_path}: shape {sfs.shape} is not (N, 2 * n_A + 1, 2 * n_B + 1, 1).")
-    if responses.shape != sfs.shape[:1]:
-        raise Problem(f"{responses_path}: shape {responses.shape} does not fit {len(sfs)} spectra.")
-    for counts in pieces(sfs):
-        if not (np.isfinite(counts).all() and (counts >= 0).all()):
-            raise Problem(f"{sfs_path}: some counts are negative or no numbers.")
-    if not np.isin(responses, (0, 1)).all():
-        raise Problem(
-            f"{responses_path}: responses are 0, divergence, and 1, gene flow; these are others."
-        )
-    if min((responses == 0).sum(), (responses == 1).sum()) < 5:
-        raise Problem(f"{responses_path}: learning takes at least 5 spectra of each model.")
-    settings, settings_path = None, folder / "simulated_settings.json"
-    sums = checksums(sfs_path, responses_path)
-    if before != [path.stat().st_ino for path in (sfs_path, responses_path)]:
-        raise Problem(f"{folder}: another run replaced the data while they were read: run this again.")
-    if settings_path.exists():
-        saved = load_json(settings_path)
-        if saved.get("sha256") == sums:
-            settings = saved_settings(SimulationSettings, saved, settings_path)
-        else:
-            print(f"{settings_path} belongs to other arrays. How these were simulated is not known.")
-    return Dataset(sfs, responses, sums, settings)
-
-
-def load_array(path):
-    """Memory-map an array of numbers; a pickle is refused, not run."""
-    try:
-        array = np.load(path, mmap_mode="r", allow_pickle=False)
-        if array.dtype.kind not in "iuf" or array.dtype.itemsize > 8:
-            raise ValueError(f"its type is {array.dtype}")
-    except FileNotFoundError:
-        raise Problem(f"{path} is missing: run runml --simulate first.") from None
-    except Exception as error:  # a broken file can make NumPy raise anything
-        raise Problem(
-            f"{path} is no array of numbers ({one_line(error)}): run runml --simulate anew."
-        ) from None
-    return array
-
-
-def save_json(path, content):
-    """Write a dictionary, in one step, for people and programs to read."""
-    beside = path.with_suffix(".new")
-    beside.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-    beside.replace(path)
-
-
-def load_json(path):
-    """Read a dictionary."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8-sig"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise Problem(f"{path} cannot be read ({one_line(error)}).") from None
-    if not isinstance(content, dict):
-        raise Problem(f"{path} holds no settings.")
-    return content
-
-
-def read_rows(path, numbers):
-    """The rows of a table, as text, without those that are damaged.
-
-    Parameters
-    ----------
-    path : pathlib.Path
-        A CSV file; where there is none, there are no rows.
-    numbers : tuple of str
-        The columns that must hold a number, or several with blanks between.
-
-    Returns
-    -------
-    list of dict of str to str
-    """
-    rows, damaged = [], False
-    csv.field_size_limit(10**7)  # a run of very many epochs has long curves
-    try:
-        table = csv.DictReader(path.read_text(encoding="utf-8", errors="replace").splitlines())
-        damaged = not {*numbers} <= {*(table.fieldnames or numbers)}
-        for row in table:
-            try:
-                values = [float(word) for name in numbers for word in row[name].split() or [""]]
-                if None in row or not np.isfinite(values).all():
-                    raise ValueError("too long, or no numbers")
-                rows.append(row)
-            except (AttributeError, KeyError, ValueError):
-                damaged = True
-    except FileNotFoundError:
-        pass
-    except (OSError, csv.Error):
-        damaged = True
-    if damaged:
-        print(f"{path}: what cannot be read of it is left out; the whole is kept as {path.stem}.old.")
-        with contextlib.suppress(OSError):
-            shutil.copyfile(path, path.with_suffix(".old"))
-    return rows
-
-
-def write_rows(path, rows):
-    """Write a table with the columns of its last row."""
-    with path.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file:
-        table = csv.DictWriter(file, rows[-1], extrasaction="ignore", lineterminator="\n")
-        table.writeheader()
-        table.writerows(rows)
-
-
-def saved_settings(kind, saved, where):
-    """Settings of a kind from what was saved, checked as if they were typed."""
-    values = {}
-    for setting in fields(kind):
-        try:
-            words = saved[setting.name]
-            values[setting.name] = checked(setting, words if isinstance(words, list) else [words])
-        except KeyError:
-            raise Problem(f"{where}: {setting.name} is missing.") from None
-        except (ValueError, TypeError) as error:
-            raise Problem(f"{where}: {setting.name} {error}.") from None
-    return kind(**values)
-
-
-# A model is one file, replaced in one step: Keras's archive with our notes as one more member,
-# which Keras passes over.
-MODEL, NOTES = "trained_model.keras", "runml.json"
-
-
-class Notes(NamedTuple):
-    """What a model remembers.
-
-    Attributes
-    ----------
-    training : TrainingSettings
-        How it was trained.
-    data : dict of str to str
-        On which arrays, by their checksums.
-    simulations : SimulationSettings or None
-        How those were simulated, if that is known.
-    learned : dict
-        What else was learned from its training part, in plain numbers.
-    """
-
-    training: TrainingSettings
-    data: dict
-    simulations: SimulationSettings | None
-    learned: dict
-
-
-def save_model(path, model, notes):
-    """Save a model, without its optimizer, and its `Notes`."""
-    start_keras().Model(model.input, model.output).save(path)
-    written = {
-        "training": asdict(notes.training),
-        "data": notes.data,
-        "simulations": notes.simulations and asdict(notes.simulations),
-        "learned": notes.learned,
+    parser._negative_number_matcher = NEGATIVE_NUMBER
+    modes = parser.add_argument_group("what to do; together they run in this order")
+    modes.add_argument("--simulate", action="store_true", help="simulate joint SFS under both models")
+    modes.add_argument("--train", action="store_true", help="train the network on what was simulated")
+    modes.add_argument("--test", action="store_true", help="test it, once, on a fresh set")
+    modes.add_argument(
+        "--predict", nargs="+", action="extend", metavar="FILE", help="apply it to observed joint SFS"
+    )
+    everywhere = parser.add_argument_group("every mode")
+    everywhere.add_argument("--data_dir", metavar="FOLDER", help="where files are (default: data)")
+    groups = {
+        "simulate": parser.add_argument_group("what is simulated (--simulate)"),
+        "train": parser.add_argument_group("the network and how it learns (--train)"),
+        "test": parser.add_argument_group("how much is tested (--test)"),
     }
-    with zipfile.ZipFile(path, "a") as archive:
-        archive.writestr(NOTES, json.dumps(written, indent=2))
-
-
-def broken_model(path, error):
-    """The `Problem` of a model file that something is wrong with."""
-    return Problem(f"{path} is no model of this script ({one_line(error)}): run runml --train anew.")
-
-
-def load_notes(path):
-    """The `Notes` of a saved model, read without Keras."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            notes = json.loads(archive.read(NOTES))
-        training, data, simulations, learned = (notes[name] for name in Notes._fields)
-        training = saved_settings(TrainingSettings, training, path)
-        # What was learned is tried on an empty spectrum, here rather than after a test's simulations.
-        empty = np.zeros((1, *np.array(learned["mean_input"], float).shape))
-        with np.errstate(divide="raise", invalid="raise"):
-            place(empty, learned["reference"], training.folded)
-            baseline_verdicts(learned["baselines"], empty, training.folded)
-    except Problem:
-        raise
-    except FileNotFoundError:
-        raise Problem(f"{path} is missing: run runml --train first.") from None
-    except Exception as error:  # a broken archive can make zipfile raise anything
-        raise broken_model(path, error) from None
-    simulations = simulations and saved_settings(SimulationSettings, simulations, path)
-    return Notes(training, data, simulations, learned)
-
-
-def load_model(path):
-    """The saved Keras model. Keras's safe mode is on: code in a model file is not run."""
-    keras = start_keras()
-    try:
-        model = keras.models.load_model(path)
-        *_, rows, columns, channels = model.input_shape
-        if not (rows % 2 and columns % 2 and channels == 1 and model.output_shape == (None, 2)):
-            raise ValueError(f"it takes {model.input_shape} and returns {model.output_shape}")
-    except Exception as error:  # and so can a broken model make Keras
-        raise broken_model(path, error) from None
-    return model
-
-
-# ======================================== 12. Pictures ========================================
-#
-# They are drawn when the numbers are saved and printed. Purple and orange, or from dark to light:
-# these can be told apart on a grey print, and by the colour-blind.
-
-COLOURS = ("#542788", "#e08214")  # of the two models; the ends of the scale "PuOr_r"
-FEW = 10  # spectra: of fewer, no share is drawn
-ATTRIBUTED = 200  # spectra of each model
-
-
-def save_picture(path, draw, *inputs):
-    """Draw a picture in place of the last run's. If that fails, one line says so: numbers come first.
-
-    Parameters
-    ----------
-    path : pathlib.Path
-    draw : callable
-        Takes an empty figure, then `inputs`.
-    """
-    beside = path.with_name(f".{path.name}")
-    try:
-        path.unlink(missing_ok=True)  # no old picture beside new numbers
-        logging.getLogger("matplotlib").setLevel(logging.ERROR)  # it talks about its font cache
-        with warnings.catch_warnings(action="ignore"):
-            from matplotlib.figure import Figure
-
-            figure = Figure(layout="constrained")  # without pyplot, Agg draws: it needs no screen
-            draw(figure, *inputs)
-            figure.savefig(beside, dpi=100, bbox_inches="tight")
-        beside.replace(path)
-    except Exception as error:
-        print(f"{path} could not be drawn ({one_line(error)}). The numbers are saved.", file=sys.stderr)
-    else:
-        print(f"See {path}.")
-
-
-def draw_models(figure, settings):
-    """The two models as tubes as wide as the populations are large, at the middle of the priors."""
-    import demesdraw
-
-    figure.set_size_inches(12, 5.5)
-    priors = (settings.tdiv_prior, *[settings.ne_prior] * 3, settings.migration_prior)
-    middle = np.array(tuple(sum(prior) / 2 for prior in priors), PARAMETERS)[()]
-    divergence = middle["divergence_time"]
-    contact = divergence * settings.gene_flow_fraction
-    colours = {"A": "#0072b2", "B": "#56b4e9", "ancestor": "#999999"}
-    for response, axes in enumerate(figure.subplots(1, 2)):
-        parameters, times = middle.copy(), {0: "today", divergence: f"divergence\n{divergence:,.0f}"}
-        parameters["migration_rate"] *= response
-        graph = demographic_model(settings, parameters).to_demes()
-        demesdraw.tubes(graph, axes, colours=colours, seed=1, scale_bar=True)
-        for tube in axes.collections:
-            tube.set_alpha(1)
-        axes.set(title=MODELS[response], ylabel="generations before today")
-        if response:
-            axes.axhspan(0, contact, color=COLOURS[1], alpha=0.3, zorder=0)
-            axes.set_title(f"gene flow: migration rate {middle['migration_rate']:.2g} per generation")
-            times |= {contact: f"gene flow since\n{contact:,.0f}"} if contact < divergence else {}
-        axes.set_yticks(list(times), times.values())
-
-
-def show_sfs(figure, axes, table, label, alleles="derived alleles", **how):
-    """One joint SFS, or another table of its shape, as an image."""
-    image = axes.imshow(table, origin="lower", **how)
-    axes.set(xlabel=f"{alleles} in B", ylabel=f"{alleles} in A")
-    for axis in (axes.xaxis, axes.yaxis):
-        axis.get_major_locator().set_params(integer=True)
-    figure.colorbar(image, ax=axes, label=label, shrink=0.8)
-
-
-def draw_sfs(figure, sfs):
-    """The mean joint SFS of the two models, and their log-ratio, which is where the signal is."""
-    from matplotlib.colors import LogNorm
-
-    figure.set_size_inches(15, 4.6)
-    panels = figure.subplots(1, 3)
-    tables = [np.ma.masked_equal(sfs[response::2].mean(axis=0)[..., 0], 0) for response in range(2)]
-    scale = LogNorm(min(table.min() for table in tables), max(table.max() for table in tables))
-    for axes, model, table in zip(panels, MODELS, tables, strict=False):
-        show_sfs(figure, axes, table, "mean number of SNPs", norm=scale, cmap="viridis")
-        axes.set_title(model)
-    ratio = np.ma.log2(tables[1] / tables[0])
-    limit = abs(ratio).max()
-    show_sfs(
-        figure, panels[2], ratio, "log2(gene flow / divergence)", cmap="PuOr_r", vmin=-limit, vmax=limit
+    groups["simulate"].add_argument(
+        "--settings", metavar="FILE", help="take what is not typed here from a saved settings file"
     )
-    panels[2].set_title("how much more under gene flow")
+    forms = {
+        bool: {"action": "store_const", "const": [True]},
+        int: {"nargs": 1, "metavar": "N"},
+        float: {"nargs": 1, "metavar": "X"},
+        str: {"nargs": 1, "metavar": "ADDRESS"},
+        Prior: {"nargs": "+", "metavar": ("LOW HIGH", "log")},
+        PerSpecies: {"nargs": "+", "metavar": ("A", "B")},
+    }
+    unset = {"workers": "all usable cores", "dask_scheduler": "none"}
+    for name, setting in OPTIONS.items():
+        owner = next(mode for mode in MODES if name in USES[mode])
+        group = everywhere if name in ("seed", *unset) else groups[owner]
+        default = unset.get(name) or shown(setting.default)
+        text = f"{setting.metadata['meaning']} (default: {default})"
+        group.add_argument(f"--{name}", help=text, **forms[setting.type])
+    return parser
 
 
-def draw_history(figure, history, earlier):
-    """Loss and accuracy by epoch: this run bold, earlier ones on the same data faint."""
-    figure.set_size_inches(12, 4.8)
-    for axes, what in zip(figure.subplots(1, 2), ("loss", "accuracy"), strict=True):
-        for run in earlier:
-            curve = [float(word) for word in run[f"validation_{what}_by_epoch"].split()]
-            label = "validation, earlier runs" if run is earlier[0] else None
-            axes.plot(range(1, len(curve) + 1), curve, ".-", color="0.75", linewidth=1, label=label)
-        epochs = range(1, len(history[what]) + 1)
-        axes.plot(epochs, history[what], "s--", color=COLOURS[0], linewidth=2.5, label="training")
-        axes.plot(
-            epochs, history[f"val_{what}"], "o-", color=COLOURS[1], linewidth=3, label="validation"
-        )
-        axes.set(xlabel="epoch", ylabel=what)
-        axes.xaxis.get_major_locator().set_params(integer=True)
-        axes.legend()
-    figure.axes[0].set_yscale("log")
+class Typed(NamedTuple):
+    """What was typed, each word by itself checked."""
+
+    modes: list  # of str
+    folder: Path
+    options: dict  # the values by name
+    settings_file: Path | None
+    observed: list  # of pathlib.Path
 
 
-def calibration_bins(gene_flow):
-    """Which tenth of [0, 1] each probability is in, and how many are in each of the ten."""
-    bins = np.searchsorted(np.linspace(0, 1, 11)[1:-1], gene_flow)
-    return bins, np.bincount(bins, minlength=10)
-
-
-def accuracy_in_bins(values, right, n_bins=8):
-    """Accuracy along a parameter, in bins that hold equally many replicates.
-
-    Parameters
-    ----------
-    values : numpy.ndarray of float, shape (N,)
-    right : numpy.ndarray of bool, shape (N,)
-        Whether each verdict is right.
-    n_bins : int
-        At most; there are fewer where they would hold fewer than `FEW` replicates.
-
-    Returns
-    -------
-    middles, n_right, n : numpy.ndarray
-        A bin's mean value, right verdicts and replicates.
-    """
-    n_bins = min(n_bins, max(1, len(values) // FEW))
-    edges = np.unique(np.quantile(values, np.linspace(0, 1, n_bins + 1)))
-    bins = np.searchsorted(edges[1:-1], values, side="right")
-    n = np.bincount(bins)
-    return np.bincount(bins, values) / n, np.bincount(bins, right).astype(int), n
-
-
-def draw_accuracies(axes, at, n_right, n, **how):
-    """Accuracies of `n_right` out of `n`, as points with their 95% intervals."""
-    accuracy = np.divide(n_right, n)
-    intervals = np.transpose([wilson(*counts) for counts in zip(n_right, n, strict=True)])
-    axes.errorbar(at, accuracy, abs(intervals - accuracy), capsize=4, **how)
-
-
-def draw_probabilities(figure, cells, results, gene_flow):
-    """The first row of the report: verdicts, and the probabilities behind them."""
-    from sklearn.calibration import CalibrationDisplay
-    from sklearn.metrics import ConfusionMatrixDisplay, RocCurveDisplay
-
-    responses = np.arange(len(gene_flow)) % 2
-    axes = figure.add_subplot(cells[0], title="confusion matrix: test replicates")
-    matrix = ConfusionMatrixDisplay(np.array(results["confusion_matrix"]), display_labels=MODELS)
-    matrix.plot(ax=axes, cmap="cividis", colorbar=False, values_format=",d")
-    axes.set(xlabel="model predicted", ylabel="true model")
-
-    axes = figure.add_subplot(cells[1], title="ROC curve")
-    RocCurveDisplay.from_predictions(
-        responses, gene_flow, name="network", plot_chance_level=True, ax=axes
+def parse(argv):
+    """What a command line says, without a look at the disk; a `UsageError` if it makes no sense."""
+    parser = command_line()
+    arguments, unknown = parser.parse_known_args(argv)
+    arguments = vars(arguments)
+    if unknown:
+        names = difflib.get_close_matches(unknown[0], parser._option_string_actions, 1)
+        hint = f" (did you mean {names[0]}?)" if names else ""
+        raise UsageError(f"unrecognized arguments: {' '.join(unknown)}{hint}")
+    modes = [mode for mode in MODES if mode in arguments]
+    if not modes:
+        raise UsageError("say what to do: --simulate, --train, --test or --predict (see runml --help)")
+    for name in ("data_dir", "settings"):
+        if arguments.get(name) == "":
+            raise UsageError(f"--{name} must not be empty")
+    options = {}
+    for name in OPTIONS.keys() & arguments.keys():
+        try:
+            options[name] = checked(OPTIONS[name], arguments[name])
+        except ValueError as error:
+            raise UsageError(f"--{name} {error}") from None
+    if {"workers", "dask_scheduler"} <= options.keys():
+        raise UsageError("--workers has no use with --dask_scheduler")
+    if "settings" in arguments and "simulate" not in modes:
+        raise UsageError(f"--settings has no use in {' '.join(f'--{mode}' for mode in modes)}")
+    return Typed(
+        modes,
+        Path(arguments.get("data_dir", "data")),
+        options,
+        Path(arguments["settings"]) if "settings" in arguments else None,
+        [Path(word) for word in dict.fromkeys(arguments.get("predict", []))],
     )
-    axes.set(xlabel="divergence taken for gene flow", ylabel="gene flow recognised")
 
-    axes = figure.add_subplot(cells[2], title="calibration, and spectra per bin")
-    bins, counts = calibration_bins(gene_flow)
-    drawn = counts[bins] >= FEW
-    if drawn.any():
-        CalibrationDisplay.from_predictions(
-            responses[drawn], gene_flow[drawn], n_bins=len(counts), pos_label=1, name="network", ax=axes
+
+def checked(setting, words):
+    """The value of a setting, a `dataclasses.Field`, from a list of its words, typed or saved.
+
+    A `ValueError` if they are not what it takes; the text goes behind the setting's name.
+    """
+    kind, interval = setting.type, setting.metadata["interval"]
+    if kind is bool:
+        if words not in ([True], [False]):
+            raise ValueError(f"{words[0]}: must be true or false")
+        return words[0]
+    if kind is str:
+        if not words[0]:
+            raise ValueError("must not be empty")
+        return words[0]
+    scale = ["log"] if kind is Prior and words[2:] == ["log"] else []
+    words = words[:2] if scale else words
+    if kind is PerSpecies and len(words) == 1:
+        words = words * 2  # one number serves both species
+    if len(words) != (2 if issubclass(kind, tuple) else 1):
+        takes = {Prior: "LOW HIGH, or LOW HIGH log", PerSpecies: "one number, or two"}
+        raise ValueError(f"{' '.join(map(str, words))}: it takes {takes.get(kind, 'one value')}")
+    for word in words:
+        if not is_number(word):
+            raise ValueError(f"{word}: not a number")
+        if not lies_within(float(word), interval):
+            raise ValueError(f"{word}: must lie in {interval}")
+        if kind in (int, PerSpecies) and not float(word).is_integer():
+            raise ValueError(f"{word}: must be a whole number")
+    numbers = [float(word) for word in words]
+    if kind is Prior and numbers[0] > numbers[1]:
+        raise ValueError(f"{words[0]} {words[1]}: the low end comes first")
+    if scale and not numbers[0]:
+        raise ValueError(f"{words[0]} {words[1]} log: a log-uniform prior begins above 0")
+    return kind(*(map(int, numbers) if kind is PerSpecies else numbers), *scale)
+
+
+def is_number(word):
+    """Whether a word, or a saved value, can be read as a number."""
+    try:
+        float(word)
+    except (TypeError, ValueError, OverflowError):
+        return False
+    return not isinstance(word, bool)
+
+
+def lies_within(number, interval):
+    """Whether a number lies in an interval such as "(0, 1]", whose round end is left out."""
+    low, high = map(float, interval[1:-1].split(","))
+    left_out = (interval[0] == "(" and number == low) or (interval[-1] == ")" and number == high)
+    return low <= number <= high and not left_out
+
+
+def value_as_saved(value):
+    """A setting's value as a list of words, or as the only one."""
+    if isinstance(value, Prior):
+        return [value.low, value.high, *(["log"] if value.scale == "log" else [])]
+    return list(value) if isinstance(value, tuple) else value
+
+
+def shown(value):
+    """A setting's value as one would type it."""
+    if isinstance(value, bool):
+        return "on" if value else "off"
+    value = value_as_saved(value)
+    words = value if isinstance(value, list) else [value]
+    return " ".join(word if isinstance(word, str) else f"{word:.10g}" for word in words)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What the commands do, with every setting resolved and checked."""
+
+    modes: list  # of str
+    folder: Path
+    simulation: SimulationSettings  # of the training set
+    testing: SimulationSettings  # of the test set
+    training: TrainingSettings
+    work: WorkSettings
+    data: Dataset | None  # what `--train` finds in the folder; None if `--simulate` comes first
+    network: Network | None  # what `--test`, `--predict` find there; None if `--train` comes first
+    observed: dict  # of pathlib.Path to Observed
+    remarks: list  # of str: what there is to say before anything is done
+
+
+def make_plan(typed):
+    """Complete what was typed by what was saved, and refuse what does not fit: a `Plan`, or a `Problem`.
+
+    Whatever can be known before the first command starts is checked here, and only here.
+    """
+    modes, folder, options = set(typed.modes), typed.folder, dict(typed.options)
+    if typed.settings_file:
+        saved = saved_simulation(load_json(typed.settings_file), typed.settings_file)
+        options = vars(saved.settings) | {"n_reps": saved.n_reps} | options
+    observed = {path: read_observed(path) for path in typed.observed}
+
+    # What the first command starts from, and what is settled with it.
+    data = load_dataset(folder) if "train" in modes and "simulate" not in modes else None
+    network = None
+    if modes & {"test", "predict"} and "train" not in modes:
+        network = load_network(folder / MODEL)
+    made, simulated, settled = "", None, {}
+    sample_size = options.get("sample_size", SimulationSettings().sample_size)
+    if data:
+        made, simulated = "the data were simulated", data.simulated
+        sample_size = individuals(data.sfs.shape[1:3])
+    elif network:
+        made, simulated = "the model was trained", network.notes.simulated
+        sample_size = individuals(network.model.input_shape[1:3])
+    if made:
+        settled["sample_size"] = sample_size
+    if simulated:
+        settled |= vars(simulated.settings) | {"n_reps": simulated.n_reps}
+    if network:
+        settled |= vars(network.notes.training)
+    refuse_useless(options, typed.modes, made, settled)
+
+    known = simulated.settings if simulated else SimulationSettings(sample_size=sample_size)
+    training = typed_over(TrainingSettings(seed=known.seed), options)
+    if network:
+        training = network.notes.training
+    plan = Plan(
+        modes=typed.modes,
+        folder=folder,
+        simulation=typed_over(SimulationSettings(), options),
+        testing=typed_over(known, options),
+        training=training,
+        work=typed_over(WorkSettings(), options),
+        data=data,
+        network=network,
+        observed=observed,
+        remarks=[data.remark] if data and data.remark else [],
+    )
+    if "simulate" in modes:
+        refuse_senseless(plan.simulation)
+    if {"simulate", "train"} <= modes and plan.work.n_reps < 5:
+        raise UsageError(
+            f"--n_reps {plan.work.n_reps}: learning takes at least 5 replicates of each model"
         )
-        axes.legend(loc="upper left")
-    for tenth, count in enumerate(counts):
-        axes.text(tenth / 10 + 0.05, -0.1, f"{count:,}", ha="center")
-    if (counts < FEW).any():
-        axes.text(0.55, 0.1, f"no points for bins of\nfewer than {FEW} spectra")
-    axes.set(xlabel="probability of gene flow", ylabel="share with gene flow", ylim=(-0.15, 1.05))
+    if "test" in modes:
+        refuse_senseless(plan.testing)
+        if made:
+            plan.remarks.extend(remarks_on_testing(plan.testing, simulated))
+    if data:
+        rows, _ = split_rows(len(data.sfs), training.seed)
+        if len(np.unique(data.responses[rows])) < 2:
+            raise Problem(
+                f"{folder}: one model is so rare that none of its spectra is left to train on."
+            )
+    if "train" in modes and (year := time.localtime().tm_year) < 1980:
+        raise Problem(f"the clock says {year}: set it, as a model file cannot be that old.")
+    for path, spectrum in observed.items():
+        refuse_unfit(path, spectrum, sample_size, training.folded)
+    return plan
 
 
-def draw_mistakes(figure, cells, parameters, verdicts):
-    """The second row: which pairs of species the network mistakes."""
-    responses = np.arange(len(verdicts)) % 2
-    right = verdicts == responses
-    above, below = cells[0].subgridspec(2, 1, height_ratios=(4, 1)).subplots(sharex=True)
-    age, rate = parameters["divergence_time"], parameters["migration_rate"]
-    strip = np.random.default_rng(0).random(len(age))  # divergence has no migration rate
-    for axes, response, heights in ((below, 0, strip), (above, 1, rate)):
-        for verdict, marker, colour in ((True, ".", COLOURS[response]), (False, "X", "black")):
-            some = (responses == response) & (right == verdict)
-            axes.scatter(age[some], heights[some], marker=marker, color=colour)
-    title = f"mistakes (black): {(~right).sum():,} of {len(right):,} replicates"
-    above.set(yscale="log", ylabel="migration rate per generation", title=title)
-    below.set(yticks=[], ylabel="divergence:\nnone", xlabel="divergence time, generations")
-
-    by_time, by_rate = figure.add_subplot(cells[1]), figure.add_subplot(cells[2])
-    by_rate.set_xscale("log" if np.ptp(rate[1::2]) else "linear")
-    for axes, values, response in ((by_time, age, 0), (by_time, age, 1), (by_rate, rate, 1)):
-        along = accuracy_in_bins(values[response::2], right[response::2])
-        label = f"{MODELS[response]}, bins of {along[2].max():,}"
-        look = {"color": COLOURS[response], "marker": "os"[response], "label": label}
-        draw_accuracies(axes, *along, **look)
-        axes.set_ylabel("accuracy, with its 95% interval")
-        axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=2, frameon=False)
-    by_time.set_xlabel("divergence time, generations")
-    by_rate.set_xlabel("migration rate per generation")
-
-
-ATTRIBUTION_STEPS = 32
-
-
-def first_rescaling(model):
-    """The layer of a network that is the first to come after the square root."""
-    keras = start_keras()
-    return next(layer for layer in model.layers if isinstance(layer, keras.layers.Rescaling))
-
-
-def mean_input(model, sfs):
-    """The mean of spectra as the network sees them, after the square root; shape (a, b, 1)."""
-    from keras import Model
-
-    seen = Model(model.input, first_rescaling(model).input)
-    return sum(seen(piece).numpy().sum(axis=0) for piece in pieces(sfs)) / len(sfs)
-
-
-def attributions(model, sfs, baseline):
-    """What each cell of spectra adds to the log-odds of gene flow: integrated gradients.
-
-    On the straight way from the baseline to a spectrum, the gradient of the log-odds is averaged,
-    then multiplied by the way. So the cells' attributions sum, up to the error of finite steps, to the
-    difference in log-odds between the two ends (Sundararajan et al. 2017). The way begins behind the
-    square root, whose gradient at 0 is infinite, and ends before the softmax, whose gradient vanishes
-    where the network is sure.
-
-    Parameters
-    ----------
-    model : keras.Model
-    sfs : numpy.ndarray, shape (N, a, b, 1)
-    baseline : numpy.ndarray, shape (a, b, 1)
-        What they are compared with: the `mean_input` of the training part.
-
-    Returns
-    -------
-    numpy.ndarray of float, shape (N, a, b)
-    """
-    import tensorflow as tf
-    from keras import Model
-
-    first, last = first_rescaling(model), model.layers[-1]
-    seen, hidden = Model(model.input, first.input), Model(first.input, last.input)
-    kernel, _ = last.get_weights()
-    towards_gene_flow = (kernel[:, 1] - kernel[:, 0])[:, np.newaxis]
-    way = seen(sfs) - baseline
-    gradients = tf.zeros_like(way)
-    for step in range(ATTRIBUTION_STEPS):
-        point = baseline + (step + 0.5) / ATTRIBUTION_STEPS * way
-        with tf.GradientTape() as tape:
-            tape.watch(point)
-            log_odds = hidden(point) @ towards_gene_flow  # up to a constant, the biases
-        gradients += tape.gradient(log_odds, point)
-    return (way * gradients / ATTRIBUTION_STEPS).numpy()[..., 0]
-
-
-def draw_test(figure, results, probabilities, parameters, model, sfs, notes):
-    """The report of a test: how good, where wrong, and why.
-
-    Parameters
-    ----------
-    figure : matplotlib.figure.Figure
-    results : dict
-        From `evaluate`, with "baselines".
-    probabilities : numpy.ndarray of float, shape (N, 2)
-        What the network gave. The true models alternate.
-    parameters : numpy.ndarray of PARAMETERS, shape (N,)
-    model : keras.Model
-    sfs : numpy.ndarray of int, shape (N, a, b, 1)
-    notes : Notes
-        Of the model.
-    """
-    figure.set_size_inches(16, 14)
-    cells = figure.add_gridspec(3, 3)
-    gene_flow = probabilities[:, 1] / probabilities.sum(axis=1, dtype=float)
-    draw_probabilities(figure, [cells[0, column] for column in range(3)], results, gene_flow)
-    draw_mistakes(figure, [cells[1, column] for column in range(3)], parameters, gene_flow > 0.5)
-
-    baseline = np.array(notes.learned["mean_input"], np.float32)
-    alleles = "rarer alleles" if notes.training.folded else "derived alleles"
-    tables = [
-        attributions(model, sfs[response : 2 * ATTRIBUTED : 2], baseline).mean(axis=0)
-        for response in range(2)
+def remarks_on_testing(testing, simulated):
+    """What there is to say of the settings of a test, beside those that the model was trained under."""
+    if not simulated:
+        return [
+            "The settings behind the model are not known: testing under those typed and the defaults."
+        ]
+    known = simulated.settings
+    return [
+        f"Testing under --{name} {shown(value)}; the model was trained under {shown(before)}."
+        for (name, value), before in zip(vars(testing).items(), vars(known).values(), strict=True)
+        if name != "seed" and value != before
     ]
-    limit = np.abs(tables).max()
-    for response, table in enumerate(tables):
-        title = f"what speaks for (+) and against (-) gene flow,\nmean over true {MODELS[response]}"
-        axes = figure.add_subplot(cells[2, response], title=title)
-        label = "attribution, log-odds"
-        show_sfs(figure, axes, table, label, alleles, cmap="PuOr_r", vmin=-limit, vmax=limit)
-
-    axes = figure.add_subplot(cells[2, 2], title="with and without a network")
-    accuracies = {"network": results["accuracy"]} | results["baselines"]
-    n = [results["n_test"]] * len(accuracies)
-    n_right = np.round(np.multiply([*accuracies.values()], n))
-    draw_accuracies(axes, range(len(n)), n_right, n, fmt="o", color="black")
-    axes.set_xticks(range(len(n)), [textwrap.fill(name, 11) for name in accuracies])
-    axes.set(ylabel="accuracy on the test set, with its 95% interval", xlim=(-0.5, len(n) - 0.5))
 
 
-# ======================================= 13. The screen =======================================
+def typed_over(settings, options):
+    """Settings, with what was typed in their place."""
+    own = {setting.name for setting in fields(settings)} & options.keys()
+    return replace(settings, **{name: options[name] for name in own})
+
+
+def refuse_useless(options, modes, made, settled):
+    """Refuse options that no mode has a use for, unless they agree with what is settled."""
+    useless = options.keys() - set().union(*(USES[mode] for mode in modes))
+    if made:
+        useless |= {"sample_size"} & options.keys()  # which cannot change any more
+    for name in sorted(useless):
+        if name not in settled:
+            raise UsageError(f"--{name} has no use in {' '.join(f'--{mode}' for mode in modes)}")
+        if settled[name] != options[name]:
+            raise UsageError(f"--{name} {shown(options[name])}: {made} with {shown(settled[name])}")
+
+
+def refuse_senseless(settings):
+    """Refuse settings that are each possible, but not together."""
+    if not settings.migration_prior.high:
+        raise UsageError("--migration_prior 0 0: without migrants the two models are one")
+    start, stop = settings.gene_flow_start, settings.gene_flow_stop
+    if start.low == start.high == stop.low == stop.high:
+        raise UsageError("--gene_flow_start, --gene_flow_stop: gene flow has no time to take place")
+    sites, snps = settings.n_loci * settings.sequence_length, expected_snps(settings)
+    scale = "--mutation_rate, --sequence_length, --n_loci"
+    if snps < 1:
+        raise UsageError(f"{scale}: {snps:.0e} SNPs are nothing to look at")
+    if snps > 1e8:
+        raise UsageError(f"{scale}: together {snps:.0e} SNPs are too many")
+    if snps > MOST_MUTATIONS_A_SITE * sites:
+        raise UsageError(
+            f"--mutation_rate {settings.mutation_rate:g}: {snps / sites:.1f} mutations a site under "
+            f"these priors; more than {MOST_MUTATIONS_A_SITE} hide each other"
+        )
+
+
+def expected_snps(settings):
+    """About how many SNPs a spectrum has: on two genealogies within species, and from there back."""
+    n_lineages = np.arange(1, 2 * max(settings.sample_size))
+    within = 4 * settings.ne_prior.middle * ((1 / n_lineages).sum() - 0.5)
+    length = 2 * (settings.tdiv_prior.middle + within)
+    return settings.mutation_rate * settings.n_loci * settings.sequence_length * length
+
+
+def refuse_unfit(path, observed, sample_size, folded):
+    """Refuse an observed spectrum that is not of a model's sample size, or folded where it is not."""
+    own_size = individuals(observed.counts.shape)
+    if own_size != sample_size:
+        got, wanted = (f"{2 * size.a} + {2 * size.b}" for size in (own_size, sample_size))
+        raise Problem(
+            f"{path}: {got} chromosomes, the model takes {wanted}: project to that (moments: project), "
+            f"or simulate with --sample_size {shown(own_size)} and train."
+        )
+    if observed.folded and not folded:
+        raise Problem(f"{path}: folded, but the model takes unfolded spectra: train with --folded.")
+
+
+# ======================================= 14. The screen =======================================
+
+
+def say(text):
+    """Print a text in lines that fit a screen; a blank line comes first if it begins with one."""
+    wrapped = textwrap.fill(text.strip(), 80, break_on_hyphens=False, break_long_words=False)
+    print("\n" * text.startswith("\n") + wrapped)
 
 
 def one_line(error):
     """The first line of what an error says."""
-    return (str(error).strip() or type(error).__name__).partition("\n")[0]
+    return (str(error).strip() or type(error).__name__).partition("\n")[0].rstrip(".")
+
+
+def with_interval(accuracy, interval):
+    """An accuracy and its 95% interval, as text."""
+    low, high = interval
+    return f"{accuracy:.4f} (95% interval {low:.4f} to {high:.4f})"
 
 
 def start_keras():
     """Keras on TensorFlow, made repeatable, without what TensorFlow prints when it starts."""
-    os.environ["KERAS_BACKEND"] = "tensorflow"
-    # Operations on spectra are done before more threads have woken up to share them.
-    os.environ.setdefault("TF_NUM_INTRAOP_THREADS", "1")
-    with held_stderr() if "tensorflow" not in sys.modules else contextlib.nullcontext():
-        import tensorflow as tf
+    if "keras" not in sys.modules:
+        os.environ["KERAS_BACKEND"] = "tensorflow"
+        # Operations on spectra are done before more threads have woken up to share them.
+        os.environ["TF_NUM_INTRAOP_THREADS"] = "1"
+        os.environ["TF_ENABLE_ONEDNN_OPTS"] = "1"
+        with held_stderr():
+            import tensorflow as tf
 
-        tf.config.list_physical_devices()  # says more, the first time
-    tf.config.experimental.enable_op_determinism()
+            tf.config.list_physical_devices()  # says more, the first time
+        tf.config.experimental.enable_op_determinism()
     import keras
 
+    # Whatever a user's keras.json says.
+    keras.config.set_floatx("float32")
+    keras.config.set_image_data_format("channels_last")
+    keras.config.set_epsilon(1e-7)
     return keras
 
 
 @contextlib.contextmanager
-def held_stderr():
-    """Hold back what goes to file descriptor 2, and show it only if the block fails."""
+def held_stderr(show=True):
+    """Hold back what goes to file descriptor 2, and show it, if at all, only if the block fails."""
     with tempfile.TemporaryFile() as held:
         stderr = os.dup(2)
         os.dup2(held.fileno(), 2)
@@ -1781,11 +2633,25 @@ def held_stderr():
             yield
         except Exception:
             held.seek(0)
-            os.write(stderr, held.read())
+            if show:
+                os.write(stderr, held.read())
             raise
         finally:
             os.dup2(stderr, 2)
             os.close(stderr)
+
+
+def expected_size(settings):
+    """What will be simulated, in numbers that catch a slip of the pen."""
+    base_pairs = settings.n_loci * settings.sequence_length
+    units = {"Gb": 1e9, "Mb": 1e6, "kb": 1e3, "b": 1}
+    unit = next(unit for unit, size in units.items() if base_pairs >= size)
+    loci = "1 locus" if settings.n_loci == 1 else f"{settings.n_loci:,} loci"
+    snps = float(f"{expected_snps(settings):.0e}")
+    return (
+        f"Each is {loci} of {settings.sequence_length:,} bp = {base_pairs / units[unit]:.3g} {unit}, in "
+        f"{settings.sample_size.a} + {settings.sample_size.b} individuals: about {snps:,.0f} SNPs."
+    )
 
 
 def progress(total, done):
@@ -1804,148 +2670,95 @@ def progress(total, done):
     if sys.stderr.isatty():
         return tqdm(total=total, initial=done, unit=" SFS")
     line = "{n_fmt} of {total_fmt} SFS, {rate_fmt}, {remaining} left"
-    always = {"miniters": 1, "mininterval": 0, "smoothing": 0}
+    always = {"miniters": 1, "mininterval": 0, "smoothing": 0, "file": io.StringIO()}
     return Lines(total=total, initial=done, unit=" SFS", leave=False, bar_format=line, **always)
-
-
-def epoch_printer(n_epochs):
-    """Callbacks that print one line an epoch where Keras's own bar could not move."""
-
-    def show(epoch, logs):
-        print(
-            f"Epoch {epoch + 1}/{n_epochs}: loss {logs['loss']:.4f}, accuracy {logs['accuracy']:.4f}; "
-            f"validation loss {logs['val_loss']:.4f}, accuracy {logs['val_accuracy']:.4f}"
-        )
-
-    return [] if sys.stdout.isatty() else [start_keras().callbacks.LambdaCallback(on_epoch_end=show)]
-
-
-def print_network(model):
-    """A line for each layer that has weights or a dropout rate."""
-    print("The network, from raw counts to probabilities:")
-    for layer in model.layers:
-        weights, size = layer.count_params(), " x ".join(map(str, layer.output.shape[1:]))
-        if weights or hasattr(layer, "rate"):
-            about = f"{weights:>9,} weights" if weights else f"     rate {layer.rate:g}"
-            print(f"  {type(layer).__name__:<8} {size:<12} {about}")
-    print(f"  {'together':<21} {model.count_params():>9,} weights")
-
-
-def unusual(places, row):
-    """What is unusual, among the simulations, about a row of what `place` returned."""
-    _, percentiles, outlier = places
-    remarks = [
-        f"{name}: {'more' if percentiles[name][row] > 0 else 'less'} than in any simulation. "
-        f"It depends on {DEPENDS_ON[name]}."
-        for name in percentiles
-        if not np.isfinite(percentiles[name][row])
-    ]
-    if outlier[row]:
-        remarks.append(
-            "taken together, the summaries are unlike any simulation's. Are ancestral alleles known? "
-            f"Do {SCALE} fit?"
-        )
-    return remarks
-
-
-def print_place(places, row):
-    """The summaries of one spectrum, and where they lie among the simulations."""
-    values, percentiles, _ = places
-    print(f"{'summary':<28}{'observed':>12}{'percentile':>12}")
-    for name in percentiles:
-        percentile = percentiles[name][row]
-        among = f"{percentile:.0f}" if np.isfinite(percentile) else "outside"
-        print(
-            f"{name:<28}{values[name][row]:>12,.{3 if abs(values[name][row]) < 100 else 0}f}{among:>12}"
-        )
-    for remark in unusual(places, row):
-        print(f"Warning: {remark}")
 
 
 def print_simulated(sfs, n_all):
     """Median and range of what one would look at first, under each model."""
     print("" if len(sfs) == n_all else f"\nOf the first {len(sfs):,} spectra:")
-    print(f"{'median (range)':<20}{MODELS[0]:>32}{MODELS[1]:>32}")
-    found = summaries(sfs)
+    print(f"{'median (range)':<20}{MODELS[0]:>29}{MODELS[1]:>29}")
+    values = summaries(sfs)
     for name, form in (("SNPs", ",.0f"), ("F_ST", ".3f"), ("polymorphic in both", ".3f")):
-        ranges = []
-        for response in range(2):
-            low, median, high = np.quantile(found[name][response::2], [0, 0.5, 1])
-            ranges.append(f"{median:{form}} ({low:{form}} to {high:{form}})")
-        print(f"{name:<20}{ranges[0]:>32}{ranges[1]:>32}")
+        ranges = [median_and_range(values[name][response::2], form) for response in range(2)]
+        print(f"{name:<20}{ranges[0]:>29}{ranges[1]:>29}")
     print()
 
 
-def print_runs(runs):
-    """Rank the runs by validation loss, mark the last one, and tell in which settings they differ."""
-    names = [setting.name for setting in fields(TrainingSettings)]
-    columns = [name for name in names if len({run.get(name) for run in runs}) > 1]
-    columns += ["weights", "validation_accuracy", "validation_loss", "seconds"]
-    ranked = sorted(enumerate(runs), key=lambda run: float(run[1]["validation_loss"]))
-    print("\nRuns on these data so far, by validation loss, with the settings in which they differ:")
-    print("      " + "  ".join(columns))
-    for rank, (number, run) in enumerate(ranked, start=1):
-        last = number == len(runs) - 1
-        if rank <= 10 or last:
-            words = "  ".join(f"{run.get(name) or '?':>{len(name)}}" for name in columns)
-            print(f"{rank:>4}. {words}{'  <- this run' * last}")
-    print()
+def median_and_range(values, form):
+    """The median, the least and the greatest of some values, as text."""
+    low, median, high = np.quantile(values, [0, 0.5, 1])
+    return f"{median:{form}} ({low:{form}} to {high:{form}})"
 
 
-def print_test(results):
-    """The confusion matrix, and the figures that go with it."""
-    print(f"\n{'':18}{'predicted ' + MODELS[0]:>22}{'predicted ' + MODELS[1]:>22}")
-    for model, (divergence, gene_flow) in zip(MODELS, results["confusion_matrix"], strict=True):
-        print(f"true {model:<13}{divergence:>22,}{gene_flow:>22,}")
-    low, high = results["accuracy_95ci"]
-    print(f"\nAccuracy {results['accuracy']:.4f} (95% interval {low:.4f} to {high:.4f})")
-    print(f"Log-loss {results['log_loss']:.4f}, ROC AUC {results['roc_auc']:.4f}")
-    print("\nWithout a network, the accuracy on the same test set would be")
-    for name, accuracy in results["baselines"].items():
-        low, high = wilson(round(accuracy * results["n_test"]), results["n_test"])
-        print(f"  {accuracy:.4f} (95% interval {low:.4f} to {high:.4f}) with a {name}")
+def print_network(model):
+    """A line for each layer that has weights or a dropout rate."""
+    bins = " x ".join(str(len(allele_bins(n - 1))) for n in model.input_shape[1:3])
+    print("The network, from raw counts to probabilities:")
+    print(f"  {'Bins':<8} {bins}")
+    for layer in model.layers:
+        name, size = type(layer).__name__, " x ".join(map(str, layer.output.shape[1:]))
+        if weights := layer.count_params():
+            print(f"  {name:<8} {size:<12} {weights:>9,} weights")
+        elif hasattr(layer, "rate"):
+            print(f"  {name:<8} {size:<12}      rate {layer.rate:g}")
+    print(f"  {'together':<21} {model.count_params():>9,} weights")
 
 
-# ===================================== 14. The commands =====================================
+def epoch_lines():
+    """A callback that prints a line an epoch and, while epochs take long on a terminal, a bar."""
+    from tqdm import tqdm
+
+    bar = None
+
+    def begin(logs):
+        print(f"{'':5}{'training':>20}{'validation':>22}")
+        print(f"{'epoch':>5}{'loss':>10}{'accuracy':>10}{'loss':>12}{'accuracy':>10}")
+
+    def begin_epoch(epoch, logs):
+        nonlocal bar
+        silent = not sys.stderr.isatty()
+        bar = tqdm(desc=f"epoch {epoch + 1}", unit=" steps", delay=3, leave=False, disable=silent)
+
+    def step(batch, logs):
+        bar.update(batch + 1 - bar.n)
+
+    def end_epoch(epoch, logs):
+        bar.close()
+        print(
+            f"{epoch + 1:>5}{logs['loss']:>10.4f}{logs['accuracy']:>10.4f}"
+            f"{logs['val_loss']:>12.4f}{logs['val_accuracy']:>10.4f}"
+        )
+
+    return start_keras().callbacks.LambdaCallback(
+        on_train_begin=begin,
+        on_epoch_begin=begin_epoch,
+        on_train_batch_end=step,
+        on_epoch_end=end_epoch,
+    )
 
 
-def chosen(kind, typed, saved=None):
-    """Settings of a kind: what is typed beats what was saved, which beats the default."""
-    own = {setting.name for setting in fields(kind)} & typed.keys()
-    return replace(saved or kind(), **{name: typed[name] for name in own})
+TOSSING_A_COIN = math.log(2)  # the loss of giving both models one half
 
 
-def simulate(folder, typed):
-    """`runml --simulate`: from settings to a dataset in the folder."""
-    settings, run = chosen(SimulationSettings, typed), chosen(RunSettings, typed)
-    print(f"Simulating {settings.n_reps:,} replicates of each model.")
-    start = time.perf_counter()
-    with staging(folder, "simulated", resume=True) as partial:
-        save_dataset(settings, SIMULATE, partial, "simulated", run)
-    seconds = time.perf_counter() - start
-    print(f"{2 * settings.n_reps:,} joint SFS saved in {folder} after {seconds:.0f} s.")
-    sfs = load_array(folder / "simulated_sfs.npy")
-    sfs = sfs[: 2 * max(1, ENOUGH // (2 * sfs[0].size))]
-    print_simulated(sfs, 2 * settings.n_reps)
-    save_picture(folder / "demographic_models.png", draw_models, settings)
-    save_picture(folder / "simulated_sfs.png", draw_sfs, sfs)
-
-
-def learn_beside(model, sfs, responses, settings):
-    """What a model needs to remember of its training part beside the network's weights."""
-    rows, _ = split_rows(len(sfs), settings.seed)
-    rows = rows[:: math.ceil(len(rows) * sfs[0].size / ENOUGH)]
-    sfs, responses = sfs[rows], responses[rows]
-    return {
-        "baselines": fit_baselines(sfs, responses, settings.folded),
-        "reference": fit_reference(sfs, settings.folded),
-        "mean_input": mean_input(model, sfs).tolist(),
-    }
-
-
-def fingerprint(data):
-    """Twelve digits that tell files, weights or settings from others."""
-    return hashlib.sha256(data).hexdigest()[:12]
+def what_the_curve_says(losses):
+    """What the validation loss, epoch by epoch, says about the settings, in a line."""
+    best = int(np.argmin(losses))
+    if len(losses) == 1:
+        return "One epoch makes no curve."
+    if losses[best] > 0.95 * TOSSING_A_COIN:
+        return (
+            "Validation loss has hardly left 0.69, tossing a coin: a larger --learning_rate or more "
+            "--epochs would help."
+        )
+    if losses[-1] > max(1.04 * losses[best], losses[best] + 0.003):  # more than chance makes of it
+        return (
+            f"Validation loss was lowest after epoch {best + 1} and has risen since: fewer --epochs, "
+            "more --dropout or more simulations would help."
+        )
+    if losses[-1] < min(0.98 * losses[-2], losses[-2] - 0.0005):
+        return "Validation loss was still falling: more --epochs would help."
+    return "Validation loss has levelled off."
 
 
 # In experiments.csv: what a row must hold to be ranked and drawn.
@@ -1953,385 +2766,543 @@ RUN_NUMBERS = ("validation_accuracy", "validation_loss")
 RUN_NUMBERS += tuple(f"{name}_by_epoch" for name in RUN_NUMBERS)
 
 
-def run_row(settings, model, history, seconds, data):
+def row_of_run(settings, model, history, seconds, data):
     """The row of `experiments.csv` that tells of one training."""
-    return {name: str(value) for name, value in asdict(settings).items()} | {
-        "weights": str(model.count_params()),
+    return as_saved(settings) | {
+        "weights": model.count_params(),
         "validation_accuracy": f"{history['val_accuracy'][-1]:.4f}",
         "validation_loss": f"{history['val_loss'][-1]:.5f}",
         "seconds": f"{seconds:.1f}",
-        "data": data,
+        "data": data.checksums["simulated_sfs.npy"][:12],
         "validation_loss_by_epoch": " ".join(f"{loss:.4g}" for loss in history["val_loss"]),
         "validation_accuracy_by_epoch": " ".join(f"{share:.4f}" for share in history["val_accuracy"]),
     }
 
 
-def train(folder, typed):
-    """`runml --train`: from the dataset to a model."""
-    start = time.perf_counter()
-    data, path = load_dataset(folder), folder / MODEL
-    saved = data.settings and TrainingSettings(seed=data.settings.seed)
-    settings = chosen(TrainingSettings, typed, saved)
-    training, _ = split_rows(len(data.sfs), settings.seed)
-    if len(np.unique(data.responses[training])) < 2:
-        raise Problem(f"{folder}: one model is so rare that none of its spectra is left to train on.")
-    with staging(folder, "trained") as partial:
-        with contextlib.suppress(Problem):
-            if load_notes(path).data != data.checksums:
-                print(f"{path} was trained on other data, and is to be replaced.")
-        log_path = partial / "training_history.csv"
-        model, history = train_network(data.sfs, data.responses, settings, log_path)
-        if not math.isfinite(history["val_loss"][-1]):
-            raise Problem(
-                f"--learning_rate {settings.learning_rate:g}: too large, the loss is no number any more."
-            )
-        learned = learn_beside(model, data.sfs, data.responses, settings)
-        save_model(partial / path.name, model, Notes(settings, data.checksums, data.settings, learned))
-        seconds = time.perf_counter() - start
-        runs = read_rows(folder / "experiments.csv", RUN_NUMBERS)
-        runs.append(run_row(settings, model, history, seconds, data.checksums["simulated_sfs.npy"][:12]))
-        write_rows(partial / "experiments.csv", runs)
-    print(f"Validation accuracy {history['val_accuracy'][-1]:.4f}, loss {history['val_loss'][-1]:.4f}.")
-    print(f"Model saved in {path} after {seconds:.0f} s.")
-    comparable = [run for run in runs if run.get("data") == runs[-1]["data"]]
-    print_runs(comparable)
-    save_picture(folder / "training_history.png", draw_history, history, comparable[:-1])
+def settings_that_differ(runs):
+    """For each run, the settings in which runs differ and that are not the defaults, as typed."""
+    defaults = {name: str(value) for name, value in as_saved(TrainingSettings()).items()}
+    differ = [name for name in defaults if len({run.get(name) for run in runs}) > 1]
+    words = [
+        [f"--{name} {run.get(name) or '?'}" for name in differ if run.get(name) != defaults[name]]
+        for run in runs
+    ]
+    same = "by default" if differ else ""
+    return [" ".join(each).replace("--folded True", "--folded") or same for each in words]
 
 
-def log_test(folder, partial, model, settings, results):
-    """Add a row to `test_log.csv`; return how many models have now met this test set."""
-    rows = read_rows(folder / "test_log.csv", ("n_test", "accuracy"))
-    # More replicates under the same settings and seed are the same test set, longer.
-    test_set = {name: value for name, value in asdict(settings).items() if name != "n_reps"}
-    row = {
-        "model": fingerprint(b"".join(weights.tobytes() for weights in model.get_weights())),
-        "test_set": fingerprint(json.dumps(test_set).encode()),
-        "seed": settings.seed,
-        "n_test": results["n_test"],
-        "accuracy": results["accuracy"],
-    }
-    write_rows(partial / "test_log.csv", [*rows, row])
-    return len({each.get("model") for each in [*rows, row] if each.get("test_set") == row["test_set"]})
-
-
-def test(folder, typed):
-    """`runml --test`: from the model and a fresh dataset to a verdict."""
-    notes, model = load_notes(folder / MODEL), load_model(folder / MODEL)
-    if notes.simulations is None:
-        print("The settings behind the model are not known: testing under those typed and the defaults.")
-    sample_size = individuals(model.input_shape[1:3])
-    run = chosen(RunSettings, typed)
-    saved = notes.simulations or SimulationSettings(sample_size=sample_size)
-    settings = replace(chosen(SimulationSettings, typed, saved), n_reps=run.n_test_reps)
-    if settings.sample_size != sample_size:
-        wanted, got = shown(sample_size), shown(settings.sample_size)
-        raise Problem(f"--sample_size {got}: the model takes spectra of {wanted} diploid individuals.")
-    if reason := why_senseless(settings):
-        raise Problem(reason)
-    for name, value in asdict(settings).items():
-        before = asdict(saved)[name]
-        if name not in ("n_reps", "seed") and value != before:
-            print(f"Testing under --{name} {shown(value)}; the model was trained under {shown(before)}.")
-    print(f"Simulating {settings.n_reps:,} fresh replicates of each model.")
-    with staging(folder, "test") as partial:
-        save_dataset(settings, TEST, partial, "test", run)
-        sfs, responses = np.load(partial / "test_sfs.npy"), np.load(partial / "test_responses.npy")
-        parameters = np.load(partial / "test_parameters.npy")
-        probabilities = model.predict(
-            batches(sfs, responses, np.arange(len(sfs)), at_once(sfs)), verbose=0
-        )
-        results = evaluate(probabilities, responses) | {"seed": settings.seed}
-        verdicts = baseline_verdicts(notes.learned["baselines"], sfs, notes.training.folded)
-        results["baselines"] = {name: float((v == responses).mean()) for name, v in verdicts.items()}
-        save_json(partial / "test_results.json", results)
-        n_models = log_test(folder, partial, model, settings, results)
-    print_test(results)
-    if n_models > 1:
-        print(f"\n{n_models} different models have now met this test set. Choosing by this number makes")
-        print("it optimistic: validation is for choosing. A new --seed draws a new test set.")
+def print_runs(runs, most=10):
+    """Rank the runs by validation loss, equal ones once, and mark the last."""
+    distinct = {}
+    for words, run in zip(settings_that_differ(runs), runs, strict=True):
+        distinct[words, run["validation_loss"]] = run  # of equal ones, the last
+    ranked = sorted(distinct.items(), key=lambda item: float(item[0][1]))
+    shown = [item for rank, item in enumerate(ranked) if rank < most or item[1] is runs[-1]]
+    print("\nRuns on these data so far, by validation loss; > is this run")
+    print("        loss  accuracy  seconds  settings in which they differ")
+    for (words, loss), run in shown:
+        rank, mark = ranked.index(((words, loss), run)) + 1, ">" if run is runs[-1] else " "
+        accuracy, seconds = float(run["validation_accuracy"]), run.get("seconds") or "?"
+        first, *rest = textwrap.wrap(words, 46, break_on_hyphens=False) or [""]
+        print(f"{mark}{rank:>3}. {float(loss):.4f}    {accuracy:.4f}  {seconds:>7}  {first}".rstrip())
+        for line in rest:
+            print(f"{'':33}{line}")
+    if left_out := len(ranked) - len(shown):
+        print(f"({left_out} more are in experiments.csv)")
     print()
-    inputs = results, probabilities, parameters, model, sfs, notes
-    save_picture(folder / "test_report.png", draw_test, *inputs)
 
 
-def check_fit(observations, sample_size, folded):
-    """Refuse observed spectra that are not of a model's sample size, or folded where it is not."""
-    for file, observed in observations.items():
-        own_size = individuals(observed.counts.shape)
-        if own_size != sample_size:
-            got, wanted = (f"{2 * size.a} + {2 * size.b}" for size in (own_size, sample_size))
-            raise Problem(
-                f"{file}: {got} chromosomes, the model takes {wanted}: project to that (easySFS: "
-                f"--proj; moments: project), or simulate with --sample_size {shown(own_size)} and train."
-            )
-        if observed.folded and not folded:
-            raise Problem(f"{file}: folded, but the model takes unfolded spectra: train with --folded.")
+TEST_COLUMNS = ("model", "test_set", "seed", "n_test", "accuracy")  # of test_log.csv
 
 
-def predict(folder, typed):
-    """`runml --predict FILE...`: from the model and observed spectra to verdicts."""
-    observations = typed["predict"]
-    notes, model = load_notes(folder / MODEL), load_model(folder / MODEL)
-    folded = notes.training.folded
-    check_fit(observations, individuals(model.input_shape[1:3]), folded)
-    sfs = np.stack([observed.counts for observed in observations.values()])[..., np.newaxis]
-    probabilities = model.predict_on_batch(sfs.astype(np.float32))
-    verdicts = [MODELS[response] for response in probabilities.argmax(axis=1)]
-    places = place(sfs, notes.learned["reference"], folded)
-    with staging(folder, "predictions") as partial:
-        rows = [
-            {
-                "file": file,
-                "divergence": probabilities[row, 0],
-                "gene_flow": probabilities[row, 1],
-                "verdict": verdicts[row],
-                "within_training_range": "no" if unusual(places, row) else "yes",
-            }
-            for row, file in enumerate(observations)
-        ]
-        write_rows(partial / "predictions.csv", rows)
-    for row, (file, observed) in enumerate(observations.items()):
-        print(f"\n{file}" + (f" ({observed.remark})" if observed.remark else ""))
-        print_place(places, row)
-        divergence, gene_flow = probabilities[row]
-        print(f"Divergence {divergence:.4f}, gene flow {gene_flow:.4f}: {verdicts[row]}.")
-    print("\nThese are posterior probabilities if both models, with the priors that were simulated, are")
-    print(f"equally probable beforehand, and nothing else is. Saved in {folder / 'predictions.csv'}.")
+def print_test(results):
+    """The confusion matrix, and the figures that go with it."""
+    print(f"\n{'':18}{'predicted ' + MODELS[0]:>22}{'predicted ' + MODELS[1]:>22}")
+    for model, (divergence, gene_flow) in zip(MODELS, results["confusion_matrix"], strict=True):
+        print(f"true {model:<13}{divergence:>22,}{gene_flow:>22,}")
+    print(f"\nAccuracy {with_interval(results['accuracy'], results['accuracy_95ci'])}")
+    print(f"Log-loss {results['log_loss']:.4f}, ROC AUC {results['roc_auc']:.4f}")
+    print("\nGene flow recognised, by migration rate:")
+    balance = 0  # more recognised than missed?
+    for rates in results["recognised_by_migration_rate"]:
+        recognised, n = rates["recognised"], rates["n"]
+        print(f"  {rates['lowest']:.1e} to {rates['highest']:.1e}  {recognised / n:7.1%} of {n:,}")
+        balance += 2 * recognised - n
+    if half := results["half_missed_below"]:
+        print(f"  half of it is missed below {half:.1e}")
+    else:
+        print(f"  {'more than half of it' if balance > 0 else 'half of it or less'} at every rate")
+    print("\nWithout a network, the accuracy on the same test set would be")
+    for name, accuracy in results["baselines"].items():
+        interval = wilson(round(accuracy * results["n_test"]), results["n_test"])
+        print(f"  {with_interval(accuracy, interval)} with a {name}")
 
 
-# ==================================== 15. The command line ====================================
-
-MODES = {"simulate": simulate, "train": train, "test": test, "predict": predict}
-KINDS = (SimulationSettings, TrainingSettings, RunSettings)
-OPTIONS = {setting.name: setting for kind in KINDS for setting in fields(kind)}
-USES = {  # the options that each mode has a use for
-    "simulate": {setting.name for setting in fields(SimulationSettings)} | {"workers", "dask_scheduler"},
-    "train": {setting.name for setting in fields(TrainingSettings)},
-}
-USES["test"] = USES["simulate"] - {"n_reps"} | {"n_test_reps"}
-USES["predict"] = set()
+def print_reuse(models):
+    """What to think of a test set that several models have met."""
+    if len(models) > 1:
+        say(
+            f"\n{len(models)} different models have now met this test set. Choosing by this number "
+            "makes it optimistic: validation is for choosing. A new --seed draws a new test set."
+        )
+    print()
 
 
-def is_number(word):
-    """Whether a word, or a saved value, can be read as a number."""
+# ======================================= 15. Pictures =======================================
+#
+# They are drawn when the numbers are saved and printed. Purple and orange, or from dark to light:
+# these can be told apart on a grey print, and by the colour-blind.
+
+COLOURS = ("#542788", "#e08214")  # of the two models; the ends of the scale "PuOr_r"
+OTHER_COLOURS = ("#0072b2", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#999999")  # Okabe and Ito's
+FEW = 10  # spectra: of fewer, no share is drawn
+
+
+def save_picture(path, draw, *inputs):
+    """Draw a picture in place of the last one. If that fails, one line says so: numbers come first.
+
+    `draw` takes an empty figure, then `inputs`.
+    """
+    beside = path.with_name(f".{path.name}")
     try:
-        float(word)
-    except (TypeError, ValueError, OverflowError):
-        return False
-    return True
+        path.unlink(missing_ok=True)  # no old picture beside new numbers
+        beside.unlink(missing_ok=True)
+        logging.getLogger("matplotlib").setLevel(logging.ERROR)  # it talks about its font cache
+        os.environ["MPLBACKEND"] = "agg"  # a notebook may name one that is not here
+        with warnings.catch_warnings(action="ignore"):
+            from matplotlib.figure import Figure
+
+            figure = Figure(layout="constrained")  # without pyplot, Agg draws: it needs no screen
+            draw(figure, *inputs)
+            figure.savefig(beside, dpi=100, bbox_inches="tight")
+        beside.replace(path)
+    except Exception as error:
+        complain(f"{path} could not be drawn ({one_line(error)}). The numbers are saved.")
+    else:
+        print(f"See {path}.")
 
 
-def lies_within(number, interval):
-    """Whether a number lies in an interval such as "(0, 1]", whose round end is left out."""
-    low, high = map(float, interval[1:-1].split(","))
-    return low <= number <= high and not (
-        (interval[0] == "(" and number == low) or (interval[-1] == ")" and number == high)
+def draw_models(figure, settings):
+    """The two models as tubes as wide as the populations are large, at the middle of the priors."""
+    import demesdraw
+
+    figure.set_size_inches(12, 5.5)
+    divergence, rate = settings.tdiv_prior.middle, settings.migration_prior.middle
+    rng = np.random.default_rng(0)  # the older and the younger of two draws have no simple median
+    shares = [
+        (settings.gene_flow_start.draw(rng), settings.gene_flow_stop.draw(rng)) for _ in range(999)
+    ]
+    stop, start = divergence * np.median(np.sort(shares, axis=1), axis=0)
+    sizes = [settings.ne_prior.middle] * 3
+    colours = {"A": "#0072b2", "B": "#56b4e9", "ancestor": "#999999"}
+    for response, axes in enumerate(figure.subplots(1, 2)):
+        rates = [rate * (response and stop < start)] * 2
+        middle = np.array((divergence, *sizes, *rates, start, stop), PARAMETERS)[()]
+        graph = demographic_model(middle).to_demes()
+        demesdraw.tubes(graph, axes, colours=colours, seed=1, scale_bar=True)
+        for tube in axes.collections:
+            tube.set_alpha(1)
+        axes.set(title=MODELS[response], ylabel="generations before today")
+        times = {0: "today", divergence: f"divergence\n{divergence:,.0f}"}
+        if response:
+            axes.axhspan(stop, start, color=COLOURS[1], alpha=0.3, zorder=0)
+            axes.set_title(f"gene flow: migration rate {rate:.2g} per generation")
+            times |= {start: f"gene flow from\n{start:,.0f}"} if start < divergence else {}
+            times |= {stop: f"to {stop:,.0f}"} if 0 < stop < start else {}
+        axes.set_yticks(list(times), times.values())
+
+
+def show_table(axes, table, title, label, folded=False, **scale):
+    """One joint SFS, or another table of its shape, as an image."""
+    alleles = "rarer alleles" if folded else "derived alleles"
+    image = axes.imshow(table, origin="lower", **scale)
+    axes.set(title=title, xlabel=f"{alleles} in B", ylabel=f"{alleles} in A")
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.get_major_locator().set_params(integer=True)
+    axes.figure.colorbar(image, ax=axes, label=label, shrink=0.8)
+
+
+def show_bins(axes, shape):
+    """Name the bins of a table of them, for spectra of a shape (n_A + 1, n_B + 1)."""
+    for axis, n in zip((axes.yaxis, axes.xaxis), shape, strict=True):
+        starts = allele_bins(n - 1)
+        ends = [start - 1 for start in starts[1:]] + [n - 1]
+        names = [f"{s}" if s == e else f"{s}-{e}" for s, e in zip(starts, ends, strict=True)]
+        axis.set_ticks(range(len(names)), names, fontsize="small")
+    axes.tick_params(axis="x", rotation=90)
+
+
+def logarithmic(tables, least=0):
+    """The tables without what is zero, and a scale of colours on which they compare."""
+    from matplotlib.colors import LogNorm
+
+    tables = np.ma.masked_less_equal(tables, 0)
+    return tables, {"norm": LogNorm(max(least, tables.min()), tables.max()), "cmap": "viridis"}
+
+
+def around_zero(tables):
+    """A scale of colours for tables of values of both signs."""
+    limit = abs(tables).max()
+    return {"cmap": "PuOr_r", "vmin": -limit, "vmax": limit}
+
+
+def draw_sfs(figure, sfs):
+    """The mean joint SFS of the two models, and their log-ratio, which is where the signal is."""
+    figure.set_size_inches(15, 4.6)
+    *panels, last = figure.subplots(1, 3)
+    tables, scale = logarithmic([sfs[response::2].mean(axis=0)[..., 0] for response in range(2)])
+    for axes, model, table in zip(panels, MODELS, tables, strict=True):
+        show_table(axes, table, model, "mean number of SNPs", **scale)
+    ratio = np.ma.log2(tables[1] / tables[0])
+    title = "how much more under gene flow"
+    show_table(last, ratio, title, "log2(gene flow / divergence)", **around_zero(ratio))
+
+
+def draw_history(figure, history, runs):
+    """Loss and accuracy by epoch: this run bold, the best of the earlier ones thin and named.
+
+    `history` is from `train_network`; `runs` are the rows of `experiments.csv` on the same data, this
+    run the last.
+    """
+    figure.set_size_inches(13, 5.2)
+    *earlier, own = settings_that_differ(runs)
+    distinct = dict(zip(earlier, runs[:-1], strict=True))  # of equal ones, the last
+    distinct.pop(own, None)
+    best = sorted(distinct, key=lambda words: float(distinct[words]["validation_loss"]))
+    best = best[: len(OTHER_COLOURS)]
+    for axes, measure in zip(figure.subplots(1, 2), ("loss", "accuracy"), strict=True):
+        training, validation = history[measure], history[f"val_{measure}"]
+        curves = {words: distinct[words][f"validation_{measure}_by_epoch"].split() for words in best}
+        curves = {words: [float(value) for value in curve] for words, curve in curves.items()}
+
+        def draw(curve, look, label, axes=axes, **style):
+            axes.plot(range(1, len(curve) + 1), curve, look, label=label, **style)
+
+        for (words, curve), colour in zip(curves.items(), OTHER_COLOURS, strict=False):
+            draw(curve, ".-", f"validation, {words}", color=colour, linewidth=1)
+        draw(training, "s--", "training", color=COLOURS[0], linewidth=2.5)
+        label = f"validation ({own})" if own else "validation"
+        draw(validation, "o-", label, color=COLOURS[1], linewidth=3)
+        axes.set(xlabel="epoch", ylabel=measure)
+        axes.xaxis.get_major_locator().set_params(integer=True)
+        # The limits are those of this run and of the better half of the others: a bad run is cut.
+        better_half = list(curves.values())[: (len(best) + 1) // 2]
+        inside = [*training, *validation, *itertools.chain(*better_half)]
+        low, high = min(inside), max(inside)
+        if measure == "loss":
+            axes.set(yscale="log", ylim=(low / 1.3, high * 1.3))
+            axes.axhline(TOSSING_A_COIN, color="0.6", linestyle=":", label="tossing a coin: ln 2 = 0.69")
+        else:
+            margin = 0.05 * (high - low) or 0.01
+            axes.set_ylim(low - margin, min(high + margin, 1 + margin))
+        axes.legend(fontsize="small")
+
+
+def draw_test(figure, results, probabilities, parameters, network, sfs):
+    """The report of a test: how good, where wrong, and why.
+
+    From the `results` as saved; what the network gave for N spectra whose true models alternate, shape
+    (N, 2); records of PARAMETERS, shape (N,); the `Network`; and the first spectra, shape (_, a, b, 1).
+    """
+    figure.set_size_inches(16, 14)
+    cells = figure.add_gridspec(3, 3)
+    gene_flow = probabilities[:, 1] / probabilities.sum(axis=1, dtype=float)
+    draw_probabilities(figure, cells, results, gene_flow)
+    draw_mistakes(figure, cells, parameters, gene_flow > 0.5)
+    draw_attributions(figure, cells, network, sfs)
+
+    axes = figure.add_subplot(cells[2, 2], title="with and without a network")
+    accuracies = {"network": results["accuracy"]} | results["baselines"]
+    n = [results["n_test"]] * len(accuracies)
+    n_right = np.round(np.multiply([*accuracies.values()], n))
+    draw_shares(axes, range(len(n)), n_right, n, fmt="o", color="black")
+    axes.set_xticks(range(len(n)), [textwrap.fill(name, 11) for name in accuracies])
+    axes.set(ylabel="accuracy on the test set, with its 95% interval", xlim=(-0.5, len(n) - 0.5))
+
+
+def draw_shares(axes, at, n_of, n, **style):
+    """Shares of `n_of` in `n`, as points with their 95% intervals."""
+    share = np.divide(n_of, n)
+    intervals = np.transpose([wilson(*counts) for counts in zip(n_of, n, strict=True)])
+    axes.errorbar(at, share, abs(intervals - share), capsize=4, **style)
+
+
+def draw_probabilities(figure, cells, results, gene_flow):
+    """The first row of the report: verdicts, and the probabilities behind them."""
+    from sklearn.metrics import ConfusionMatrixDisplay, RocCurveDisplay
+
+    responses = np.arange(len(gene_flow)) % 2
+    axes = figure.add_subplot(cells[0, 0], title="confusion matrix: test replicates")
+    matrix = ConfusionMatrixDisplay(np.array(results["confusion_matrix"]), display_labels=MODELS)
+    matrix.plot(ax=axes, cmap="cividis", colorbar=False, values_format=",d")
+    axes.set(xlabel="model predicted", ylabel="true model")
+
+    axes = figure.add_subplot(cells[0, 1], title="ROC curve")
+    RocCurveDisplay.from_predictions(
+        responses, gene_flow, name="network", plot_chance_level=True, ax=axes
     )
+    axes.set(xlabel="divergence taken for gene flow", ylabel="gene flow recognised")
+
+    axes = figure.add_subplot(cells[0, 2], title="calibration, and spectra per bin")
+    draw_calibration(axes, gene_flow, responses)
 
 
-def checked(setting, words):
-    """The value of a setting from its words, typed or saved.
+def draw_calibration(axes, gene_flow, responses):
+    """Whether probabilities mean what they say, in bins of log-odds, which show the sure ones too."""
+    from scipy.special import expit, logit
+
+    edges = (0.001, 0.01, 0.1, 0.5, 0.9, 0.99, 0.999)
+    clipped = np.clip(gene_flow, 1e-5, 1 - 1e-5)
+    bins = np.searchsorted(edges, clipped)
+    n, n_gene_flow, log_odds = (
+        np.bincount(bins, weights, minlength=len(edges) + 1)
+        for weights in (np.ones(len(bins)), responses, logit(clipped))
+    )
+    drawn = n >= FEW
+    curve = expit(np.linspace(-11, 11, 200))
+    axes.plot(curve, curve, ":", color="black", label="perfectly calibrated")
+    if drawn.any():
+        means = expit(log_odds[drawn] / n[drawn])
+        style = {"fmt": "s", "color": COLOURS[1], "label": "network"}
+        draw_shares(axes, means, n_gene_flow[drawn], n[drawn], **style)
+    if not drawn.all():
+        remark = f"no points for bins of\nfewer than {FEW} spectra"
+        axes.text(0.97, 0.1, remark, ha="right", transform=axes.transAxes, fontsize="small")
+    axes.set_xscale("logit")
+    middles = [1e-4, *np.sqrt(np.multiply(edges[:3], [*edges[1:3], 0.25]))]
+    middles += [1 - middle for middle in middles[::-1]]
+    for middle, count in zip(middles, n, strict=True):
+        axes.text(middle, -0.1, f"{count:,.0f}", ha="center", fontsize="small")
+    ticks = [0.0001, 0.01, 0.5, 0.99, 0.9999]
+    axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+    axes.set_xticks([], minor=True)
+    axes.set(xlabel="probability of gene flow", ylabel="share with gene flow")
+    axes.set(xlim=(1e-5, 1 - 1e-5), ylim=(-0.15, 1.05))
+    axes.legend(loc="upper left", fontsize="small")
+
+
+def draw_mistakes(figure, cells, parameters, verdicts):
+    """The second row: which pairs of species the network mistakes."""
+    responses = np.arange(len(verdicts)) % 2
+    right = verdicts == responses
+    above, below = cells[1, 0].subgridspec(2, 1, height_ratios=(4, 1)).subplots(sharex=True)
+    age, rate = parameters["divergence_time"], mean_migration(parameters)
+    strip = np.random.default_rng(0).random(len(age))  # divergence has no migration rate
+    for axes, response, heights in ((below, 0, strip), (above, 1, rate)):
+        for verdict, marker, colour in ((True, ".", COLOURS[response]), (False, "X", "black")):
+            some = (responses == response) & (right == verdict)
+            axes.scatter(age[some], heights[some], marker=marker, color=colour)
+    title = f"mistakes (black): {(~right).sum():,} of {len(right):,} replicates"
+    above.set(yscale="log", ylabel="migration rate per generation", title=title)
+    below.set(yticks=[], ylabel="divergence:\nnone", xlabel="divergence time, generations")
+    if right.all():
+        advice = (
+            "no mistakes among these; more replicates,\nyounger species or fewer migrants bring some"
+        )
+        above.text(0.5, 0.5, advice, ha="center", transform=above.transAxes, backgroundcolor="white")
+
+    by_time, by_rate = figure.add_subplot(cells[1, 1]), figure.add_subplot(cells[1, 2])
+    for axes, values, response in ((by_time, age, 0), (by_time, age, 1), (by_rate, rate, 1)):
+        middles, n_right, n = accuracy_in_bins(values[response::2], right[response::2])
+        label = f"{MODELS[response]}, bins of {n.max():,}"
+        style = {"color": COLOURS[response], "marker": "os"[response], "label": label}
+        draw_shares(axes, middles, n_right, n, **style)
+        axes.set_ylabel("accuracy, with its 95% interval")
+        axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=2, frameon=False)
+    by_time.set_xlabel("divergence time, generations")
+    by_time.xaxis.get_major_locator().set_params(nbins=4)
+    by_rate.set_xlabel("migration rate per generation")
+    if np.ptp(rate[1::2]):
+        by_rate.set_xscale("log")
+        ticks = np.geomspace(rate[1::2].min(), rate[1::2].max(), 4)
+        by_rate.set_xticks(ticks, [f"{tick:.1e}" for tick in ticks])
+        by_rate.set_xticks([], minor=True)
+
+
+def accuracy_in_bins(values, right, n_bins=8):
+    """Accuracy along a parameter, in bins that hold equally many replicates, but at least `FEW`.
+
+    From the parameter's values and whether each verdict is right, both of shape (N,). Returns for each
+    bin the mean value, how many verdicts are right, and of how many.
+    """
+    n_bins = min(n_bins, max(1, len(values) // FEW))
+    edges = np.unique(np.quantile(values, np.linspace(0, 1, n_bins + 1)))
+    bins = np.searchsorted(edges[1:-1], values, side="right")
+    n = np.bincount(bins)
+    return np.bincount(bins, values) / n, np.bincount(bins, right).astype(int), n
+
+
+ATTRIBUTION_STEPS = 32
+ATTRIBUTED = 200  # spectra of each model
+
+
+def draw_attributions(figure, cells, network, sfs):
+    """The third row: what each bin adds to the log-odds, in the mean over each model's spectra."""
+    model, notes = network
+    tables = []
+    for response in range(2):
+        seen = preprocess(sfs[response : 2 * ATTRIBUTED : 2], notes.training.folded)
+        origin = np.reshape(notes.learned["mean_input"], seen.shape[1:]).astype(np.float32)
+        tables.append(attributions(model, seen, origin).mean(axis=0))
+    scale = around_zero(np.array(tables))
+    for response, table in enumerate(tables):
+        axes = figure.add_subplot(cells[2, response])
+        title = f"what speaks for (+) and against (-) gene flow,\nmean over true {MODELS[response]}"
+        show_table(axes, table, title, "attribution, log-odds", notes.training.folded, **scale)
+        show_bins(axes, sfs.shape[1:3])
+
+
+def attributions(model, seen, origin):
+    """What each bin of spectra adds to the log-odds of gene flow: integrated gradients.
+
+    On the straight way from the origin to a spectrum, the gradient of the log-odds is averaged, then
+    multiplied by the way. So the bins' attributions sum, up to the error of finite steps, to the
+    difference in log-odds between the two ends (Sundararajan et al. 2017). The way begins behind the
+    square root, whose gradient at 0 is infinite, and ends before the softmax, whose gradient vanishes
+    where the network is sure.
 
     Parameters
     ----------
-    setting : dataclasses.Field
-    words : list of str or of numbers
+    model : keras.Model
+    seen : numpy.ndarray, shape (N, bins of A, bins of B, 1)
+        What the network looks at: spectra after `preprocess`.
+    origin : numpy.ndarray, shape (bins of A, bins of B, 1)
+        What they are compared with: the mean of the training part.
 
-    Raises
-    ------
-    ValueError
-        If they are not what the setting takes; the text goes behind the setting's name.
+    Returns
+    -------
+    numpy.ndarray of float, shape (N, bins of A, bins of B)
     """
-    if setting.type is str:
-        if not words[0]:
-            raise ValueError("must not be empty")
-        return words[0]
-    if setting.type is PerSpecies and len(words) == 1:
-        words = words * 2  # one number serves both species
-    if len(words) != (2 if issubclass(setting.type, tuple) else 1):
-        raise ValueError(f"{words}: wrong number of values")
-    for word in words:
-        if not is_number(word):
-            raise ValueError(f"{word}: not a number")
-        if not lies_within(float(word), setting.metadata["within"]):
-            raise ValueError(f"{word}: must lie in {setting.metadata['within']}")
-        if setting.type in (int, PerSpecies) and not float(word).is_integer():
-            raise ValueError(f"{word}: must be a whole number")
-    numbers = [float(word) for word in words]
-    if setting.type is Prior and numbers[0] > numbers[1]:
-        raise ValueError(f"{words[0]} {words[1]}: the low end comes first")
-    if setting.type is PerSpecies:
-        numbers = map(int, numbers)
-    return setting.type(*numbers)
+    import tensorflow as tf
+    from keras import Model, layers
+
+    first = next(layer for layer in model.layers if isinstance(layer, layers.Rescaling))
+    last = model.layers[-1]
+    hidden = Model(first.input, last.input)
+    kernel, _ = last.get_weights()
+    towards_gene_flow = (kernel[:, 1] - kernel[:, 0])[:, np.newaxis]
+    way = tf.constant(seen - origin, tf.float32)
+    gradients = tf.zeros_like(way)
+    for step in range(ATTRIBUTION_STEPS):
+        point = origin + (step + 0.5) / ATTRIBUTION_STEPS * way
+        with tf.GradientTape() as tape:
+            tape.watch(point)
+            log_odds = hidden(point) @ towards_gene_flow  # up to a constant, the biases
+        gradients += tape.gradient(log_odds, point)
+    return (way * gradients / ATTRIBUTION_STEPS).numpy()[..., 0]
 
 
-def shown(value):
-    """A setting's value as one would type it."""
-    if isinstance(value, bool):
-        return "on" if value else "off"
-    if isinstance(value, str):
-        return value or "none"
-    return " ".join(f"{number:.10g}" for number in (value if isinstance(value, tuple) else [value]))
+def draw_prediction(figure, observed, near, folded):
+    """An observed spectrum, shape (n_A + 1, n_B + 1), beside the `Neighbours`, simulations like it."""
+    if folded:
+        observed = fold(observed[np.newaxis, ..., np.newaxis])[0, ..., 0]
+    figure.set_size_inches(12, 10)
+    (left, right), (below, scatter) = figure.subplots(2, 2)
+    tables, scale = logarithmic([observed, near.mean_sfs], least=0.1)
+    show_table(left, tables[0], "observed", "SNPs", folded, **scale)
+    title = f"mean of the {near.n} simulations of\n{near.favoured} that are most like it"
+    show_table(right, tables[1], title, "SNPs", folded, **scale)
+    # In standard deviations of Poisson counts, about: the difference of the roots (Anscombe 1948).
+    residual = 2 * (np.sqrt(observed + 3 / 8) - np.sqrt(near.mean_sfs + 3 / 8))
+    label = "observed - simulated, roots"
+    show_table(below, residual, "residual", label, folded, **around_zero(residual))
+    for model, points, colour in zip(MODELS, near.cloud, COLOURS, strict=True):
+        scatter.scatter(*points.T, s=6, alpha=0.4, color=colour, label=model)
+    scatter.scatter(*near.at, marker="*", s=300, color="black", label="observed")
+    scatter.set(xlabel="first axis", ylabel="second axis", title="simulations, principal components")
+    scatter.legend()
 
 
-class CommandLine(argparse.ArgumentParser):
-    """An argument parser whose errors take one line."""
-
-    def error(self, message):
-        """Say what is wrong with what was typed, and end with status 2."""
-        self.exit(2, f"runml: error: {' '.join(message.split())}\n")
+# ========================================= 16. main =========================================
 
 
-def command_line():
-    """The parser: a group of options for each mode, every default taken from the settings."""
-    parser = CommandLine(
-        prog="runml",
-        description="Do two sister species have a history of gene flow? Simulate, train, then test.",
-        epilog="What is typed beats what was saved with the data or the model, which beats the default.",
-        allow_abbrev=False,
-        argument_default=argparse.SUPPRESS,
-    )
-    modes = parser.add_argument_group("what to do; together they run in this order")
-    modes.add_argument("--simulate", action="store_true", help="simulate joint SFS under both models")
-    modes.add_argument("--train", action="store_true", help="train the network on what was simulated")
-    modes.add_argument("--test", action="store_true", help="test it, once, on a fresh set")
-    modes.add_argument(
-        "--predict", nargs="+", type=Path, metavar="FILE", help="apply it to observed joint SFS"
-    )
-    everywhere = parser.add_argument_group("every mode")
-    everywhere.add_argument(
-        "--data_dir", metavar="FOLDER", type=Path, help="where files are (default: data)"
-    )
-    groups = {
-        "simulate": parser.add_argument_group("what is simulated (--simulate)"),
-        "train": parser.add_argument_group("the network and how it learns (--train)"),
-        "test": parser.add_argument_group("how much is tested (--test)"),
-    }
-    groups["simulate"].add_argument(
-        "--settings",
-        type=Path,
-        metavar="FILE",
-        help="take what is not typed here from a saved settings file",
-    )
-    for name, setting in OPTIONS.items():
-        owners = [mode for mode in MODES if name in USES[mode]]
-        shared = name in ("seed", "workers", "dask_scheduler")
-        group = everywhere if shared else groups[owners[0]]
-        default = "all usable cores" if name == "workers" else shown(setting.default)
-        form = {"nargs": 1, "metavar": {int: "N", str: "ADDRESS"}.get(setting.type, "X")}
-        if setting.type is Prior:
-            form = {"nargs": 2, "metavar": ("LOW", "HIGH")}
-        elif setting.type is PerSpecies:
-            form = {"nargs": "+", "metavar": ("A", "B")}
-        elif setting.type is bool:
-            form = {"action": "store_const", "const": ["1"]}
-        group.add_argument(
-            f"--{name}", help=f"{setting.metadata['meaning']} (default: {default})", **form
-        )
-    return parser
-
-
-def parse(argv):
-    """What was typed: modes, data folder, checked options and observed spectra.
-
-    A usage error ends with status 2.
-    """
-    parser = command_line()
-    # argparse takes "-1e-5" for the name of an option, unless a blank stands before it.
-    words = [f" {word}" if word.startswith("-") and is_number(word) else word for word in argv]
-    arguments = vars(parser.parse_args(words))
-    modes = [mode for mode in MODES if mode in arguments]
-    folder = arguments.get("data_dir", Path("data"))
-    if not modes:
-        parser.error("say what to do: --simulate, --train, --test or --predict (see runml --help)")
-    typed = {}
-    for name in OPTIONS.keys() & arguments.keys():
+def settle():
+    """Make the process independent of what surrounds it."""
+    for number in range(3):  # a stream that was closed would lend its number to the next file
         try:
-            typed[name] = checked(OPTIONS[name], [word.strip() for word in arguments[name]])
-        except ValueError as error:
-            parser.error(f"--{name} {error}")
-    what_for = " ".join(f"--{mode}" for mode in modes)
-    if path := arguments.get("settings"):
-        if "simulate" not in modes:
-            parser.error(f"--settings has no use in {what_for}")
-        typed = asdict(saved_settings(SimulationSettings, load_json(path), path)) | typed
-    if {"workers", "dask_scheduler"} <= typed.keys():
-        parser.error("--workers has no use with --dask_scheduler")
-    if "simulate" in modes and (reason := why_senseless(chosen(SimulationSettings, typed))):
-        parser.error(reason)
-    if {"simulate", "train"} <= set(modes) and chosen(SimulationSettings, typed).n_reps < 5:
-        parser.error(f"--n_reps {typed['n_reps']}: learning takes at least 5 replicates of each model")
-    finish_moves(folder)
-    useless = typed.keys() - set().union(*(USES[mode] for mode in modes))
-    # What does not fit is refused here, not after an hour of simulation.
-    look = useless or not {"test", "predict"}.isdisjoint(modes)
-    what, saved = saved_beside(folder, modes) if look else ("", {})
-    if "train" not in modes:
-        useless |= {"sample_size"} & typed.keys() & saved.keys()  # which a model cannot change
-    for name in sorted(useless):
-        if name not in saved:
-            parser.error(f"--{name} has no use in {what_for}")
-        if saved[name] != typed[name]:
-            parser.error(f"--{name} {shown(typed[name])}: {what} with {shown(saved[name])}")
-    typed["predict"] = {file: read_observed(file) for file in arguments.get("predict", [])}
-    if "sample_size" in (expected := saved | typed):
-        check_fit(typed["predict"], expected["sample_size"], expected.get("folded", False))
-    return modes, folder, typed
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)
+    sys.stdout = sys.stdout or open(1, "w")  # noqa: SIM115
+    sys.stderr = sys.stderr or open(2, "w")  # noqa: SIM115
+    # A log shows each line as it is printed, whatever the letters in a file's name.
+    sys.stdout.reconfigure(line_buffering=True, errors="backslashreplace")
+    sys.stderr.reconfigure(errors="backslashreplace")
+    for name in [name for name in os.environ if name.startswith("TQDM_")]:
+        del os.environ[name]
+    os.environ["PYTHONWARNINGS"] = "ignore"  # of the workers
+    warnings.simplefilter("ignore")
+    threading.excepthook = lambda _: None  # the line of the main thread says what happened
 
 
-def why_senseless(settings):
-    """What is wrong with settings that are each possible, but not together; None if nothing is."""
-    if not settings.migration_prior.high:
-        return "--migration_prior 0 0: without migrants the two models are one"
-    sites = settings.n_loci * settings.sequence_length
-    # To an order of magnitude, the length of a genealogy: two species since the split, their ancestor.
-    length = 2 * (settings.tdiv_prior.high + 4 * settings.ne_prior.high)
-    snps = settings.mutation_rate * sites * length
-    if snps < 1:
-        return f"--mutation_rate, --sequence_length, --n_loci: {snps:.0e} SNPs are nothing to look at"
-    if snps > 1e8:
-        return f"--mutation_rate, --sequence_length, --n_loci: together {snps:.0e} SNPs are too many"
-    if snps / sites > MOST_MUTATIONS_A_SITE:
-        return (
-            f"--mutation_rate: {snps / sites:.1f} mutations a site, under these priors; more than "
-            f"{MOST_MUTATIONS_A_SITE} hide each other"
-        )
-    return None
+def stop_at_signals():
+    """From here on Ctrl-C and SIGTERM end a command with one line.
+
+    There is nothing to tidy up: unfinished files are hidden until the next command, and the workers go
+    when their parent is gone.
+    """
+    screen = os.dup(2)  # stays the screen while `held_stderr` holds 2
+
+    def stop(signal_number, _frame):
+        line = "runml: stopped; what was not finished has replaced nothing.\n"
+        with contextlib.suppress(OSError):
+            os.write(screen, ("\n" + line if os.isatty(screen) else line).encode())
+        if "multiprocessing.util" in sys.modules:
+            from multiprocessing import util
+
+            shutil.rmtree(util.get_temp_dir(), ignore_errors=True)
+        os._exit(128 + signal_number)
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, stop)
 
 
-def saved_beside(folder, modes):
-    """How what the modes start from, a model or data, was made, and with which settings."""
-    if "train" not in modes and not {"test", "predict"}.isdisjoint(modes):
-        notes = load_notes(folder / MODEL)
-        simulations = asdict(notes.simulations) if notes.simulations else {}
-        return "the model was trained", simulations | asdict(notes.training)
-    if "train" in modes and "simulate" not in modes:
-        settings = load_dataset(folder).settings
-        return "the data were simulated", asdict(settings) if settings else {}
-    return "", {}
+def complain(text):
+    """Print a line on the standard error, if anybody reads it."""
+    with contextlib.suppress(OSError, ValueError):
+        print(" ".join(text.split("\n")), file=sys.stderr, flush=True)
+
+
+def nobody_reads():
+    """Whether the reader of the standard output has left."""
+    if not hasattr(select, "poll"):
+        return True
+    poll = select.poll()
+    poll.register(1, 0)
+    return bool(poll.poll(0))
+
+
+COMMANDS = {"simulate": simulate, "train": train, "test": test, "predict": predict}
 
 
 def main(argv=None):
     """Run the command line; return the exit status."""
     try:
-        modes, folder, typed = parse(sys.argv[1:] if argv is None else argv)
-        if "simulate" in modes:
-            folder.mkdir(parents=True, exist_ok=True)
-        for mode in modes:
-            MODES[mode](folder, typed)
-    except BrokenPipeError:  # nobody reads on; nor shall Python try to write at its end
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        typed = parse(sys.argv[1:] if argv is None else argv)
+        with only_command_in(typed.folder):
+            plan = make_plan(typed)
+            for remark in plan.remarks:
+                say(remark)
+            for mode in plan.modes:
+                COMMANDS[mode](plan)
+    except BrokenPipeError as error:
+        if nobody_reads():
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # nor shall Python try to write at its end
+        else:
+            complain(f"runml: error: {one_line(error)}")
         return 1
-    except (Problem, OSError, MemoryError) as error:
-        print(f"runml: error: {one_line(error)}", file=sys.stderr)
+    except Problem as problem:
+        complain(f"runml: error: {problem}")
+        return problem.status
+    except (OSError, MemoryError) as error:
+        complain(f"runml: error: {one_line(error)}")
         return 1
     return 0
 
 
 if __name__ == "__main__":
-    sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: PTH123, SIM115
-    # A log shows each line as it is printed, whatever the letters in a file's name.
-    sys.stdout.reconfigure(line_buffering=True, errors="backslashreplace")
+    settle()
+    stop_at_signals()
     status = main()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)  # all is done; Python may leave in peace
