@@ -1,5 +1,8 @@
-"""The script as a module, and one small trained model that many tests look at."""
+"""The script as a module, what several files of tests share, and one small trained model for all."""
 
+import contextlib
+import csv
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +16,8 @@ sys.path.insert(0, str(ROOT))
 import Machine_Learning_for_Population_Genetics_V2 as runml  # noqa: E402
 
 SCRIPT = [sys.executable, str(ROOT / "Machine_Learning_for_Population_Genetics_V2.py")]
+SMALL = ("--n_reps", 20, "--sequence_length", 5000)
+SET = ("sfs.npy", "responses.npy", "parameters.npy", "settings.json")
 
 
 def command(*words, **kwargs):
@@ -22,38 +27,59 @@ def command(*words, **kwargs):
     )
 
 
+def run(capsys, *words):
+    """Run `main` in this process; return its exit status and what it printed."""
+    try:
+        status = runml.main([str(word) for word in words])
+    except SystemExit as end:  # --help
+        status = end.code
+    printed = capsys.readouterr()
+    return status, printed.out, printed.err
+
+
 def contents(folder):
-    """Every file of a folder, hidden ones too, with its bytes."""
-    return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-
-
-def summaries(sfs):
-    """SNPs, pi in A and in B, and d_XY, all summed over sites, of spectra of shape (N, a, b, 1).
-
-    From the definitions: the share of pairs of chromosomes that differ, SNP by SNP.
-    """
-    counts = sfs[..., 0].astype(float)
-    n_a, n_b = counts.shape[1] - 1, counts.shape[2] - 1
-    i, j = np.arange(n_a + 1)[:, None], np.arange(n_b + 1)[None, :]
-    pi_a = counts * (2 * i * (n_a - i) / (n_a * (n_a - 1)))
-    pi_b = counts * (2 * j * (n_b - j) / (n_b * (n_b - 1)))
-    d_xy = counts * (i * (n_b - j) + (n_a - i) * j) / (n_a * n_b)
+    """Every file of a folder with its bytes, hidden ones too, but for the lock."""
     return {
-        "snps": counts.sum(axis=(1, 2)),
-        "pi_a": pi_a.sum(axis=(1, 2)),
-        "pi_b": pi_b.sum(axis=(1, 2)),
-        "d_xy": d_xy.sum(axis=(1, 2)),
+        path.relative_to(folder): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file() and path.name != ".lock"
     }
 
 
-def spectra(settings, n_rows, branch=runml.SIMULATE):
+def dataset_files(folder, name="simulated"):
+    """The files of a dataset with their bytes."""
+    return {path.name: path.read_bytes() for path in folder.glob(f"{name}_*.[nj]*")}
+
+
+def rows(path):
+    """The rows of a table."""
+    with path.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def is_one_line_error(text):
+    """Whether a text is the one line with which a command ends that something is wrong with."""
+    return text.startswith("runml: error: ") and text.count("\n") == 1 and text.endswith("\n")
+
+
+def fixed_settings(**changes):
+    """Settings whose priors are points, so that expectations are those of one demography."""
+    settings = {
+        "tdiv_prior": runml.Prior(40_000, 40_000),
+        "ne_prior": runml.Prior(20_000, 20_000),
+        "migration_prior": runml.Prior(2e-5, 2e-5),
+    }
+    return runml.SimulationSettings(**settings | changes)
+
+
+def spectra(settings, n_rows, stream=runml.TRAINING_SET):
     """The first rows of a dataset, simulated in this process."""
-    return runml.simulate_rows(settings, branch, range(n_rows))
+    return runml.simulate_rows(settings, stream, range(n_rows))
 
 
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory):
-    """A folder after a small `--simulate --train --test`, and what was printed."""
+    """A folder after a small `--simulate --train --test`, and what was printed. Not to be changed."""
     folder = tmp_path_factory.mktemp("trained")
     done = command(
         *("--simulate", "--train", "--test", "--n_reps", 200, "--n_test_reps", 50, "--epochs", 4),
@@ -61,3 +87,33 @@ def trained(tmp_path_factory):
     )
     assert done.returncode == 0, done.stderr
     return folder, done
+
+
+@pytest.fixture
+def copy(tmp_path, trained):
+    """A copy of the folder of the small trained model, to change."""
+    return Path(shutil.copytree(trained[0], tmp_path / "data"))
+
+
+STOPPED = "runml: stopped; what was not finished has replaced nothing.\n"
+
+
+def unfinished_array(folder):
+    """The array of an unfinished simulation, which lies in a hidden folder; None if there is none."""
+    return next(folder.glob(".*/simulated_sfs.npy"), None)
+
+
+def toy_rows(settings, _stream, n_rows, _processes, first_row=0):
+    """In place of `simulate_dataset`: spectra that tell their seed and their row."""
+    shape = [2 * n + 1 for n in settings.sample_size]
+    for first in range(first_row, n_rows, 7):
+        rows = np.arange(first, min(first + 7, n_rows), dtype=np.int32) + 10_000 * settings.seed + 1
+        yield np.tile(rows[:, np.newaxis, np.newaxis, np.newaxis], (*shape, 1))
+
+
+@pytest.fixture
+def toy(monkeypatch):
+    """Simulations that take no time: neither msprime, nor processes, nor pictures."""
+    monkeypatch.setattr(runml, "simulating_processes", lambda *_, **__: contextlib.nullcontext())
+    monkeypatch.setattr(runml, "simulate_dataset", toy_rows)
+    monkeypatch.setattr(runml, "save_picture", lambda *_, **__: None)

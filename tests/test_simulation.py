@@ -5,32 +5,45 @@ import multiprocessing
 import msprime
 import numpy as np
 import pytest
-from conftest import runml, spectra, summaries
+from conftest import dataset_files, fixed_settings, runml, spectra
 from scipy import stats
 
 
-def fixed_settings(**changes):
-    """Settings whose priors are points, so that expectations are those of one demography."""
-    settings = {
-        "tdiv_prior": runml.Prior(40_000, 40_000),
-        "ne_prior": runml.Prior(20_000, 20_000),
-        "migration_prior": runml.Prior(2e-5, 2e-5),
+def summaries(sfs):
+    """SNPs, pi in A and in B, and d_XY, all summed over sites, of spectra of shape (N, a, b, 1).
+
+    From the definitions: the share of pairs of chromosomes that differ, SNP by SNP.
+    """
+    counts = sfs[..., 0].astype(float)
+    n_a, n_b = counts.shape[1] - 1, counts.shape[2] - 1
+    i, j = np.arange(n_a + 1)[:, None], np.arange(n_b + 1)[None, :]
+    pi_a = counts * (2 * i * (n_a - i) / (n_a * (n_a - 1)))
+    pi_b = counts * (2 * j * (n_b - j) / (n_b * (n_b - 1)))
+    d_xy = counts * (i * (n_b - j) + (n_a - i) * j) / (n_a * n_b)
+    return {
+        "snps": counts.sum(axis=(1, 2)),
+        "pi_a": pi_a.sum(axis=(1, 2)),
+        "pi_b": pi_b.sum(axis=(1, 2)),
+        "d_xy": d_xy.sum(axis=(1, 2)),
     }
-    return runml.SimulationSettings(**settings | changes)
 
 
 @pytest.mark.parametrize("response", [0, 1], ids=runml.MODELS)
-@pytest.mark.parametrize("fraction", [0.5, 1])
-def test_diversity_and_fst_meet_their_coalescent_expectations(response, fraction):
+@pytest.mark.parametrize("start", [0.5, 1])
+def test_diversity_and_fst_meet_their_coalescent_expectations(response, start):
     settings = fixed_settings(
-        sample_size=runml.PerSpecies(4, 3), sequence_length=2_000, gene_flow_fraction=fraction
+        sample_size=runml.PerSpecies(4, 3),
+        sequence_length=20_000,
+        mutation_rate=1e-8,
+        recombination_rate=1e-9,
+        gene_flow_start=runml.Prior(start, start),
     )
-    n_rows = 3_000
+    n_rows = 2_000
     sfs = np.stack(
         [runml.simulate_sfs(settings, *draw) for draw in one_model(settings, response, n_rows)]
     )[..., np.newaxis]
     parameters = runml.draw_parameters(settings, response, np.random.default_rng(0))
-    debugger = runml.demographic_model(settings, parameters).debug()
+    debugger = runml.demographic_model(parameters).debug()
     per_generation = 2 * settings.mutation_rate * settings.sequence_length
     expected = {
         "pi_a": per_generation * debugger.mean_coalescence_time({"A": 2}),
@@ -186,14 +199,16 @@ def test_without_migration_the_two_models_are_one():
     assert min(pvalues(1e-4)) < 1e-9  # the comparison can tell models apart
 
 
-@pytest.mark.parametrize("fraction", [0.25, 0.5, 1])
-def test_gene_flow_lasts_for_its_fraction_of_the_time_since_divergence(fraction):
-    settings = fixed_settings(gene_flow_fraction=fraction)
+@pytest.mark.parametrize(("start", "stop"), [(0.25, 0), (0.5, 0), (1, 0), (1, 0.5), (0.2, 0.7)])
+def test_gene_flow_takes_place_when_it_is_asked_to(start, stop):
+    settings = fixed_settings(
+        gene_flow_start=runml.Prior(start, start), gene_flow_stop=runml.Prior(stop, stop)
+    )
     parameters = runml.draw_parameters(settings, 1, np.random.default_rng(0))
-    epochs = runml.demographic_model(settings, parameters).debug().epochs
+    epochs = runml.demographic_model(parameters).debug().epochs
     with_flow = [epoch for epoch in epochs if np.any(epoch.migration_matrix)]
-    assert with_flow[0].start_time == 0
-    assert with_flow[-1].end_time == pytest.approx(fraction * settings.tdiv_prior.low)
+    assert with_flow[0].start_time == pytest.approx(min(start, stop) * settings.tdiv_prior.low)
+    assert with_flow[-1].end_time == pytest.approx(max(start, stop) * settings.tdiv_prior.low)
     assert all(
         epoch.migration_matrix[0, 1] == epoch.migration_matrix[1, 0] == settings.migration_prior.low
         for epoch in with_flow
@@ -202,7 +217,7 @@ def test_gene_flow_lasts_for_its_fraction_of_the_time_since_divergence(fraction)
     assert epochs[-1].start_time == settings.tdiv_prior.low
 
     divergence = runml.draw_parameters(settings, 0, np.random.default_rng(0))
-    for epoch in runml.demographic_model(settings, divergence).debug().epochs:
+    for epoch in runml.demographic_model(divergence).debug().epochs:
         assert not np.any(epoch.migration_matrix)
 
 
@@ -237,57 +252,80 @@ def test_loci_are_independent_and_add_up():
     assert by_genealogy[0] / by_genealogy[1] == pytest.approx(20, rel=0.5)
 
 
-def test_parameters_are_uniform_within_the_priors():
-    settings = runml.SimulationSettings()
-    draws = np.array([runml.draw_row(settings, runml.SIMULATE, row)[0] for row in range(4_000)])
+def test_parameters_follow_their_priors():
+    settings = runml.SimulationSettings(
+        migration_prior=runml.Prior(1e-7, 1e-4, "log"),
+        gene_flow_start=runml.Prior(0, 1),
+        gene_flow_stop=runml.Prior(0, 1),
+        asymmetric=True,
+    )
+    draws = np.array([runml.draw_row(settings, runml.TRAINING_SET, row)[0] for row in range(4_000)])
     flow = draws[1::2]
     for name, prior in {
         "divergence_time": settings.tdiv_prior,
         "size_ancestor": settings.ne_prior,
         "size_a": settings.ne_prior,
         "size_b": settings.ne_prior,
-        "migration_rate": settings.migration_prior,
     }.items():
         uniform = stats.uniform(prior.low, prior.high - prior.low)
         assert stats.kstest(flow[name], uniform.cdf).pvalue > 1e-3, name
-    assert not draws["migration_rate"][::2].any()
-    sizes = np.array([flow["size_ancestor"], flow["size_a"], flow["size_b"], flow["divergence_time"]])
-    assert np.abs(np.corrcoef(sizes) - np.eye(4)).max() < 4 / 2_000**0.5
+    for name in ("migration_a_to_b", "migration_b_to_a"):
+        assert not draws[name][::2].any()
+        assert stats.kstest(np.log10(flow[name]), stats.uniform(-7, 3).cdf).pvalue > 1e-3
+    start, stop = (flow[f"gene_flow_{end}"] / flow["divergence_time"] for end in ("start", "stop"))
+    assert stats.kstest(start, stats.beta(2, 1).cdf).pvalue > 1e-3  # the larger of two
+    assert stats.kstest(stop, stats.beta(1, 2).cdf).pvalue > 1e-3  # the smaller
+    names = ("size_ancestor", "size_a", "size_b", "divergence_time", "migration_a_to_b")
+    independent = np.array([*(flow[name] for name in names), flow["migration_b_to_a"]])
+    assert np.abs(np.corrcoef(np.log(independent)) - np.eye(6)).max() < 4 / 2_000**0.5
+
+
+@pytest.mark.parametrize("scale", ["uniform", "log"])
+def test_a_prior_whose_ends_meet_fixes_the_value_and_draws_nothing(scale):
+    rng = np.random.default_rng(1)
+    assert runml.Prior(7.0, 7.0, scale).draw(rng) == 7
+    assert rng.random() == np.random.default_rng(1).random()
+    assert runml.Prior(1.0, 100.0, scale).middle == {"uniform": 50.5, "log": 10}[scale]
+
+
+def test_without_asymmetry_migration_is_the_same_both_ways():
+    settings = runml.SimulationSettings()
+    draws = np.array([runml.draw_row(settings, runml.TRAINING_SET, row)[0] for row in range(20)])
+    assert (draws["migration_a_to_b"] == draws["migration_b_to_a"]).all()
+    assert (draws["gene_flow_start"] == draws["divergence_time"] / 2).all()
+    assert not draws["gene_flow_stop"].any()
 
 
 @pytest.mark.parametrize("seed", [0, 1, 1234, 2**32 - 1])
-def test_training_and_test_sets_grow_on_different_branches(seed):
-    branches = {runml.SIMULATE, runml.TEST, runml.TRAIN}
-    assert len(branches) == 3
-    keys = {branch: runml.random_branch(seed, branch, 0).spawn_key for branch in branches}
-    assert len({key[0] for key in keys.values()}) == 3  # no row number can make two of them equal
+def test_training_and_test_sets_spring_from_different_streams(seed):
+    streams = runml.TRAINING_SET, runml.TEST_SET, runml.SPLIT, runml.WEIGHTS
+    keys = {runml.seed_sequence(seed, stream, 0).spawn_key[: len(stream)] for stream in streams}
+    assert len(keys) == 4  # no row number can make two of them equal
+    assert runml.TRAINING_SET[0] not in {stream[0] for stream in streams[1:]}
     settings = runml.SimulationSettings(seed=seed)
-    draws = {
-        branch: {
-            float(runml.draw_row(settings, branch, row)[0]["divergence_time"]) for row in range(500)
-        }
-        for branch in (runml.SIMULATE, runml.TEST)
-    }
-    assert not draws[runml.SIMULATE] & draws[runml.TEST]
+    draws = [
+        {float(runml.draw_row(settings, stream, row)[0]["divergence_time"]) for row in range(500)}
+        for stream in (runml.TRAINING_SET, runml.TEST_SET)
+    ]
+    assert not draws[0] & draws[1]
 
 
 def test_same_bytes_for_any_number_of_workers(tmp_path):
-    settings = runml.SimulationSettings(n_reps=16, sequence_length=5_000)
+    settings = runml.SimulationSettings(sequence_length=5_000)
     files = []
     for n_workers in (1, 2, 3):
         folder = tmp_path / str(n_workers)
         folder.mkdir()
-        runml.save_dataset(
-            settings, runml.SIMULATE, folder, "simulated", runml.RunSettings(workers=n_workers)
-        )
-        files.append({path.name: path.read_bytes() for path in folder.iterdir()})
+        work = runml.WorkSettings(workers=n_workers)
+        runml.save_dataset(settings, runml.TRAINING_SET, 30, folder, "simulated", work)
+        files.append(dataset_files(folder))
     assert files[0] == files[1] == files[2]
     sfs = np.load(folder / "simulated_sfs.npy")
-    assert np.array_equal(sfs, spectra(settings, 32))
-    assert np.array_equal(np.load(folder / "simulated_responses.npy"), np.arange(32) % 2)
+    assert np.array_equal(sfs, spectra(settings, 60))
+    assert np.array_equal(np.load(folder / "simulated_responses.npy"), np.arange(60) % 2)
     parameters = np.load(folder / "simulated_parameters.npy")
-    assert parameters.shape == (32,)
-    assert (parameters["migration_rate"][::2] == 0).all()
+    assert parameters.shape == (60,)
+    assert (parameters["migration_a_to_b"][::2] == 0).all()
     assert not multiprocessing.active_children()
 
 
