@@ -973,7 +973,7 @@ def balanced(rows, responses, most):
 
 THRESHOLDS = ("F_ST", "polymorphic in both")  # summaries on which one could set one
 LOGISTIC = "logistic regression"
-PENALTIES = np.logspace(-4, 0, 5)  # their inverse, as scikit-learn has it
+PENALTIES = (0.001, 0.01, 0.1)  # their inverse, as scikit-learn has it
 
 
 def fit_baselines(training, validation, folded):
