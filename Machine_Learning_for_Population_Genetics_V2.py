@@ -632,7 +632,7 @@ def train_network(sfs, responses, settings, log_path=None):
     (examples, answers), validation = ((looked_at[part], np.int32(responses[part])) for part in rows)
     print_network(model := build_network(sfs.shape[1:3], settings))
     copies = ", each also with A and B swapped" if exchangeable(sfs) else ""
-    say(f"Training on {len(answers):,} spectra{copies}; validating with {len(validation[1]):,}.")
+    say(f"Training on {len(answers):,} spectra{copies}; validating on {len(validation[1]):,}.")
     if exchangeable(sfs):
         examples = np.concatenate([examples, examples.swapaxes(1, 2)])
         answers = np.concatenate([answers, answers])
@@ -841,10 +841,8 @@ def test(plan):
         save_json(staging / "test_results.json", results)
         tests.append({name: results[name] for name in TEST_COLUMNS})
         tests.save(staging)
-        parameters, sfs = (
-            np.load(staging / "test_parameters.npy"),
-            first_spectra(staging / "test_sfs.npy"),
-        )
+        parameters = np.load(staging / "test_parameters.npy")
+        sfs = first_spectra(staging / "test_sfs.npy")
     print_test(results)
     print_reuse(before | {network.fingerprint})
     inputs = results, probabilities, parameters, network, sfs
@@ -934,9 +932,24 @@ def summaries(sfs, folded=False):
     return values | {"F_ST": 1 - np.divide(pi, d_xy, out=np.ones(len(sfs)), where=d_xy > 0)}
 
 
-def seen_by_network(sfs, folded):
-    """What the network looks at, a row for each spectrum, shape (N, bins)."""
-    return preprocess_all(sfs, folded).reshape(len(sfs), -1)
+class Digest(NamedTuple):
+    """Spectra as all that is not the network learns from them."""
+
+    seen: np.ndarray  # what the network looks at, shape (N, bins of A, bins of B, 1)
+    values: dict  # the summaries
+    responses: np.ndarray  # shape (N,)
+    exchangeable: bool  # whether swapped copies are as good
+
+    def rows(self, rows):
+        """The same of some rows."""
+        values = {name: column[rows] for name, column in self.values.items()}
+        return Digest(self.seen[rows], values, self.responses[rows], self.exchangeable)
+
+
+def digest(sfs, responses, folded):
+    """The `Digest` of spectra, shape (N, n_A + 1, n_B + 1, 1), read in pieces."""
+    seen, values = preprocess_all(sfs, folded), summaries(sfs, folded)
+    return Digest(seen, values, np.asarray(responses), exchangeable(sfs))
 
 
 def learn_without_network(data, settings):
@@ -946,21 +959,21 @@ def learn_without_network(data, settings):
     -------
     dict
         "baselines", from `fit_baselines`; "reference", from `fit_reference`; "mean_input", the mean of
-        what the network looks at, shape (bins,).
+        what the network looks at, shape (bins of A, bins of B, 1).
     """
     from threadpoolctl import threadpool_limits
 
-    parts = []
-    for rows in split_rows(len(data.sfs), settings.seed):
-        rows = balanced(rows, data.responses, CELLS_FOR_STATISTICS // data.sfs[0].size)
-        parts.append((data.sfs[rows], np.asarray(data.responses[rows])))
-    (training_sfs, _), _ = parts
-    mean_input = seen_by_network(training_sfs, settings.folded).mean(axis=0, dtype=float)
+    whole = digest(data.sfs, data.responses, settings.folded)
+    most = CELLS_FOR_STATISTICS // whole.seen[0].size
+    training, validation = (
+        whole.rows(balanced(rows, whole.responses, most))
+        for rows in split_rows(len(data.sfs), settings.seed)
+    )
     with threadpool_limits(1):  # for matrices as small as these, more threads take longer
         return {
-            "baselines": fit_baselines(*parts, settings.folded),
-            "reference": fit_reference(*parts, settings.folded),
-            "mean_input": mean_input.tolist(),
+            "baselines": fit_baselines(training, validation),
+            "reference": fit_reference(training, validation),
+            "mean_input": training.seen.mean(axis=0, dtype=float).tolist(),
         }
 
 
@@ -976,12 +989,11 @@ LOGISTIC = "logistic regression"
 PENALTIES = (0.001, 0.01, 0.1)  # their inverse, as scikit-learn has it
 
 
-def fit_baselines(training, validation, folded):
+def fit_baselines(training, validation):
     """Three classifiers that are no networks: two thresholds and a logistic regression.
 
-    The regression gets what the network gets: square roots of counts in bins, swapped copies where
-    the species are exchangeable, and a penalty chosen by the validation part. Each part is a pair of
-    spectra, shape (N, n_A + 1, n_B + 1, 1), and responses, shape (N,).
+    From two `Digest`s. The regression gets what the network gets: square roots of counts in bins,
+    swapped copies where the species are exchangeable, and a penalty chosen by the validation part.
 
     Returns
     -------
@@ -994,25 +1006,28 @@ def fit_baselines(training, validation, folded):
     from sklearn.metrics import log_loss
     from sklearn.tree import DecisionTreeClassifier
 
-    (sfs, responses), baselines = training, {}
-    values = summaries(sfs, folded)
+    seen, values, responses, swapped_copies = training
+    baselines = {}
     for name in THRESHOLDS:
         tree = DecisionTreeClassifier(max_depth=1).fit(values[name][:, np.newaxis], responses).tree_
         above = int(tree.value[tree.children_right[0]].argmax()) if tree.node_count > 1 else 0
         baselines[name] = {"threshold": float(tree.threshold[0]), "above": above}
 
-    seen, unseen = seen_by_network(sfs, folded), seen_by_network(validation[0], folded)
-    if exchangeable(sfs):
-        swapped = seen_by_network(np.swapaxes(sfs, 1, 2), folded)
-        seen, responses = np.concatenate([seen, swapped]), np.tile(responses, 2)
+    if swapped_copies:
+        seen, responses = np.concatenate([seen, seen.swapaxes(1, 2)]), np.tile(responses, 2)
 
     def validation_loss(fit):
-        return log_loss(validation[1], fit.predict_proba(unseen), labels=[0, 1])
+        return log_loss(validation.responses, fit.predict_proba(flat(validation.seen)), labels=[0, 1])
 
     regressions = [LogisticRegression(C=penalty, solver="newton-cg") for penalty in PENALTIES]
-    best = min([each.fit(seen, responses) for each in regressions], key=validation_loss)
+    best = min([each.fit(flat(seen), responses) for each in regressions], key=validation_loss)
     coefficients = {"intercept": float(best.intercept_[0]), "coefficients": best.coef_[0].tolist()}
     return baselines | {LOGISTIC: coefficients}
+
+
+def flat(seen):
+    """What the network looks at, a row for each spectrum, shape (N, bins)."""
+    return seen.reshape(len(seen), -1)
 
 
 def accuracy_without_network(notes, sfs, responses):
@@ -1023,7 +1038,7 @@ def accuracy_without_network(notes, sfs, responses):
         threshold, above = baselines[name]["threshold"], baselines[name]["above"]
         verdicts[f"threshold on {name}"] = np.where(values[name] > threshold, above, 1 - above)
     coefficients, intercept = baselines[LOGISTIC]["coefficients"], baselines[LOGISTIC]["intercept"]
-    verdicts[LOGISTIC] = seen_by_network(sfs, folded) @ np.array(coefficients) + intercept > 0
+    verdicts[LOGISTIC] = flat(preprocess_all(sfs, folded)) @ np.array(coefficients) + intercept > 0
     return {name: float(np.mean(each == responses)) for name, each in verdicts.items()}
 
 
@@ -1034,34 +1049,27 @@ WITHIN = 99.3  # percent of a model's spectra that lie within its limit
 MARGIN = 0.01  # of a summary's range: how far beyond it a value counts as outside
 
 
-def fit_reference(training, validation, folded):
+def fit_reference(training, validation):
     """What spectra look like that each of `MODELS` makes, in plain numbers that a model can carry.
 
-    Each part is a pair of spectra and responses, as in `fit_baselines`. For each model there is a
-    dictionary of what `fit_cloud` returns, and of "percentiles", from 0 to 100, of each of the
-    `summaries`.
+    From two `Digest`s. For each model there is a dictionary of what `fit_cloud` returns, and of
+    "percentiles", from 0 to 100, of each of the `summaries`.
     """
-    parts = [
-        (seen_by_network(sfs, folded), summaries(sfs, folded), responses)
-        for sfs, responses in (training, validation)
-    ]
     reference = []
     for response in range(2):
         own_parts = []
-        for seen, values, responses in parts:
-            own = responses == response if (responses == response).any() else slice(None)
-            own_parts.append((seen[own], {name: column[own] for name, column in values.items()}))
+        for part in (training, validation):
+            own = part.responses == response
+            own_parts.append(part.rows(own if own.any() else slice(None)))
         reference.append(fit_cloud(*own_parts) | {"percentiles": {}})
-        for name in own_parts[0][1]:
-            together = np.concatenate([values[name] for _, values in own_parts])
+        for name in training.values:
+            together = np.concatenate([part.values[name] for part in own_parts])
             reference[-1]["percentiles"][name] = np.percentile(together, range(101)).tolist()
     return reference
 
 
 def fit_cloud(training, validation):
-    """What spectra that one model makes look like, and how far off hardly any of them lie.
-
-    Each part is a pair of what the network looks at, shape (N, bins), and of the `summaries`.
+    """What spectra that one model makes look like, and how far off hardly any lie, from two `Digest`s.
 
     Returns
     -------
@@ -1075,16 +1083,18 @@ def fit_cloud(training, validation):
     def plain(array):  # numbers for JSON
         return np.round(np.asarray(array, float), 6).tolist()
 
-    seen, n = training[0], len(training[0])
+    seen, n = flat(training.seen), len(training.seen)
     components = PCA(min(AXES, 1 + n // 20, seen.shape[1] // 3), random_state=0).fit(seen)
     cloud = {"origin": plain(components.mean_), "axes": plain(components.components_)}
-    unscaled = traits(*training, cloud | {"mean": 0, "deviation": 1})
+    unscaled = traits(training.seen, training.values, cloud | {"mean": 0, "deviation": 1})
     cloud["mean"] = plain(unscaled.mean(axis=0))
     cloud["deviation"] = plain(np.maximum(unscaled.std(axis=0), 0.001))
     mixture = GaussianMixture(min(CLOUDS, 1 + n // 100), reg_covar=0.001, random_state=0)
-    mixture.fit(traits(*training, cloud))
+    mixture.fit(traits(training.seen, training.values, cloud))
     cloud["mixture"] = [plain(x) for x in (mixture.weights_, mixture.means_, mixture.covariances_)]
-    limit = np.percentile(distances(traits(*validation, cloud), cloud), WITHIN, method="weibull")
+    limit = np.percentile(
+        distances(traits(validation.seen, validation.values, cloud), cloud), WITHIN, method="weibull"
+    )
     return cloud | {"limit": max(1.0, float(limit))}
 
 
@@ -1097,7 +1107,7 @@ def traits(seen, values, cloud):
     make what is missing stand out: folded spectra have no derived alleles above one half.
     """
     axes = np.array(cloud["axes"])
-    off = seen - np.array(cloud["origin"])
+    off = flat(seen) - np.array(cloud["origin"])
     scores = off @ axes.T
     beside = np.log(((off - scores @ axes) ** 2).sum(axis=1) + 0.01)
     logs = [np.log(values[name] + 1e-6) for name in MEASURES if name in values]
@@ -1144,7 +1154,7 @@ def compare_with_simulations(sfs, notes):
     `notes` are those of the model that was trained on the simulations.
     """
     reference, folded = notes.learned["reference"], notes.training.folded
-    seen, values = seen_by_network(sfs, folded), summaries(sfs, folded)
+    seen, values = preprocess_all(sfs, folded), summaries(sfs, folded)
     fits = [distances(traits(seen, values, cloud), cloud) / cloud["limit"] for cloud in reference]
     percentiles, outside = [{} for _ in reference], {}
     for name, value in values.items():
@@ -1434,7 +1444,7 @@ def load_simulations(folder, network):
         print(f"The simulations behind the model are not in {folder}: it is not said which are near.")
         return None
     sfs = first_spectra(folder / "simulated_sfs.npy")
-    seen = seen_by_network(sfs, notes.training.folded)
+    seen = flat(preprocess_all(sfs, notes.training.folded))
     axes = PCA(min(8, *seen.shape), random_state=0).fit(seen)
     _, validation = split_rows(len(data.sfs), notes.training.seed)
     unseen = np.isin(np.arange(len(sfs)), validation)
@@ -1457,7 +1467,7 @@ class Neighbours(NamedTuple):
 def neighbours(simulations, network, sfs, favoured, most=50):
     """The `Neighbours` of an observed spectrum, shape (a, b, 1), under both models."""
     folded = network.notes.training.folded
-    at = simulations.axes.transform(seen_by_network(sfs[np.newaxis], folded))[0]
+    at = simulations.axes.transform(flat(preprocess(sfs[np.newaxis], folded)))[0]
     by_distance = np.argsort(((simulations.scores - at) ** 2).sum(axis=1))
     nearest = [by_distance[by_distance % 2 == response][:most] for response in range(2)]
     unseen = np.sort(by_distance[simulations.validation[by_distance]][: 2 * most])
@@ -2649,8 +2659,8 @@ def expected_size(settings):
     loci = "1 locus" if settings.n_loci == 1 else f"{settings.n_loci:,} loci"
     snps = float(f"{expected_snps(settings):.0e}")
     return (
-        f"Each is {loci} of {settings.sequence_length:,} bp = {base_pairs / units[unit]:.3g} {unit}, in "
-        f"{settings.sample_size.a} + {settings.sample_size.b} individuals: about {snps:,.0f} SNPs."
+        f"Each: {loci} of {settings.sequence_length:,} bp = {base_pairs / units[unit]:.3g} {unit}, "
+        f"{settings.sample_size.a} + {settings.sample_size.b} individuals, about {snps:,.0f} SNPs."
     )
 
 
@@ -2964,6 +2974,8 @@ def draw_history(figure, history, runs):
     `history` is from `train_network`; `runs` are the rows of `experiments.csv` on the same data, this
     run the last.
     """
+    from matplotlib.ticker import LogFormatter
+
     figure.set_size_inches(13, 5.2)
     *earlier, own = settings_that_differ(runs)
     distinct = dict(zip(earlier, runs[:-1], strict=True))  # of equal ones, the last
@@ -2991,6 +3003,8 @@ def draw_history(figure, history, runs):
         low, high = min(inside), max(inside)
         if measure == "loss":
             axes.set(yscale="log", ylim=(low / 1.3, high * 1.3))
+            for set_formatter in (axes.yaxis.set_major_formatter, axes.yaxis.set_minor_formatter):
+                set_formatter(LogFormatter(minor_thresholds=(2, 0.5)))  # 0.02, not 2 x 10^-2
             axes.axhline(TOSSING_A_COIN, color="0.6", linestyle=":", label="tossing a coin: ln 2 = 0.69")
         else:
             margin = 0.05 * (high - low) or 0.01

@@ -289,7 +289,8 @@ def scores(folder, sfs, responses):
     of_true = probabilities[np.arange(len(sfs)), responses] / probabilities.sum(axis=1)
     right = probabilities.argmax(axis=1) == responses
     regression = notes.learned["baselines"][runml.LOGISTIC]
-    log_odds = runml.seen_by_network(sfs, notes.training.folded) @ regression["coefficients"]
+    seen = runml.flat(runml.preprocess_all(sfs, notes.training.folded))
+    log_odds = seen @ regression["coefficients"]
     log_odds += regression["intercept"]
     accuracies = {"network": right.mean()} | runml.accuracy_without_network(notes, sfs, responses)
     return Scores(

@@ -249,7 +249,8 @@ def test_the_logistic_regression_is_that_of_scikit_learn(shape, folded):
         3 + 2 * responses[:, None, None, None] * (rng.random((*shape, 1)) < 0.1), (120, *shape, 1)
     )
     training, validation = (sfs[:80], responses[:80]), (sfs[80:], responses[80:])
-    found = runml.fit_baselines(training, validation, folded)[runml.LOGISTIC]
+    parts = [runml.digest(*part, folded) for part in (training, validation)]
+    found = runml.fit_baselines(*parts)[runml.LOGISTIC]
 
     def seen(counts):
         return runml.preprocess(counts, folded).reshape(len(counts), -1).astype(float)
@@ -271,7 +272,7 @@ def test_the_logistic_regression_is_that_of_scikit_learn(shape, folded):
 def test_thresholds_part_the_models_best():
     sfs = spectra(runml.SimulationSettings(sequence_length=2_000), 60)
     responses = np.arange(60) % 2
-    learned = runml.fit_baselines((sfs, responses), (sfs, responses), folded=False)
+    learned = runml.fit_baselines(*[runml.digest(sfs, responses, folded=False)] * 2)
     found = runml.summaries(sfs)
     for name in runml.THRESHOLDS:
         verdicts = np.where(found[name] > learned[name]["threshold"], 1, 0) == learned[name]["above"]

@@ -45,8 +45,8 @@ def notes_of(sfs, responses, folded=False):
     """The notes of a model that learned from these spectra, of which nothing was learned but what they
     look like.
     """
-    parts = [(sfs[part], responses[part]) for part in runml.split_rows(len(sfs), 1)]
-    reference = runml.fit_reference(*parts, folded)
+    whole = runml.digest(sfs, responses, folded)
+    reference = runml.fit_reference(*(whole.rows(part) for part in runml.split_rows(len(sfs), 1)))
     return runml.Notes(runml.TrainingSettings(folded=folded), {}, None, {"reference": reference})
 
 
@@ -525,7 +525,7 @@ def test_the_nearest_simulations_are_the_nearest(trained):
     network = runml.load_network(folder / "trained_model.keras")
     simulations = runml.load_simulations(folder, network)
     sfs, responses, parameters = runml.open_dataset(folder, "simulated")
-    seen = runml.seen_by_network(sfs, folded=False)
+    seen = runml.flat(runml.preprocess_all(sfs, folded=False))
     for row in (0, 1, 150, 301):
         near = runml.neighbours(simulations, network, sfs[row].astype(float), int(responses[row]))
         own = near.parameters[responses[row]]

@@ -131,7 +131,7 @@ def test_the_origin_is_the_mean_of_the_training_part(trained, network):
     sfs = np.load(trained[0] / "simulated_sfs.npy")
     training, _ = runml.split_rows(len(sfs), network.notes.training.seed)
     mean = runml.preprocess(sfs[training], False).mean(axis=0, dtype=float)
-    np.testing.assert_allclose(network.notes.learned["mean_input"], mean.ravel(), rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(network.notes.learned["mean_input"], mean, rtol=1e-4, atol=1e-6)
 
 
 # Tables.
