@@ -2974,8 +2974,6 @@ def draw_history(figure, history, runs):
     `history` is from `train_network`; `runs` are the rows of `experiments.csv` on the same data, this
     run the last.
     """
-    from matplotlib.ticker import LogFormatter
-
     figure.set_size_inches(13, 5.2)
     *earlier, own = settings_that_differ(runs)
     distinct = dict(zip(earlier, runs[:-1], strict=True))  # of equal ones, the last
@@ -3003,8 +3001,8 @@ def draw_history(figure, history, runs):
         low, high = min(inside), max(inside)
         if measure == "loss":
             axes.set(yscale="log", ylim=(low / 1.3, high * 1.3))
-            for set_formatter in (axes.yaxis.set_major_formatter, axes.yaxis.set_minor_formatter):
-                set_formatter(LogFormatter(minor_thresholds=(2, 0.5)))  # 0.02, not 2 x 10^-2
+            axes.yaxis.set_major_formatter("{x:g}")
+            axes.yaxis.set_minor_formatter("{x:g}" if high < 10 * low else "")
             axes.axhline(TOSSING_A_COIN, color="0.6", linestyle=":", label="tossing a coin: ln 2 = 0.69")
         else:
             margin = 0.05 * (high - low) or 0.01
