@@ -181,9 +181,14 @@ def seed_sequence(seed, stream, *replicate):
 MODELS = ("divergence", "gene flow")  # the responses 0 and 1
 PARAMETERS = np.dtype(
     [
-        *((name, "f8") for name in ("divergence_time", "size_ancestor", "size_a", "size_b")),
-        *((name, "f8") for name in ("migration_a_to_b", "migration_b_to_a")),
-        *((name, "f8") for name in ("gene_flow_start", "gene_flow_stop")),
+        ("divergence_time", float),
+        ("size_ancestor", float),
+        ("size_a", float),
+        ("size_b", float),
+        ("migration_a_to_b", float),
+        ("migration_b_to_a", float),
+        ("gene_flow_start", float),
+        ("gene_flow_stop", float),
     ]
 )
 
@@ -439,10 +444,10 @@ FILTERS = 16  # of the convolution
 UNITS = 128  # in the first hidden layer
 
 # Adam moves a weight by about the learning rate a step, however steep the loss is. At the lesson's
-# 1e-5 a usual network hardly leaves its starting point in ten epochs. So each layer's input is
+# 1e-5 a usual network hardly leaves its starting point in ten epochs. Hence each layer's input is
 # multiplied by a gain and its initial weights are divided by it (as in Karras et al. 2018): the
-# network starts as the same function, but a step of Adam changes it fifteen times as much. So 1e-5
-# does here what 1.5e-4 does in a usual network.
+# network starts as the same function, but a step of Adam changes it fifteen times as much, so that
+# 1e-5 does here what 1.5e-4 does in a usual network.
 GAIN = 15
 
 
@@ -534,12 +539,11 @@ def build_network(shape, settings):
     return keras.Model(counts, probabilities)
 
 
-def learning_part(model):
-    """The part of a network that has something to learn: all that comes after `preprocess`."""
-    from keras import Model, layers
+def preprocessed(model):
+    """Where `preprocess` ends in a network: what comes after has something to learn."""
+    from keras import layers
 
-    first = next(layer for layer in model.layers if isinstance(layer, layers.Rescaling))
-    return Model(first.input, model.output)
+    return next(layer for layer in model.layers if isinstance(layer, layers.Rescaling)).input
 
 
 # ======================================= 6. Training =======================================
@@ -640,7 +644,7 @@ def train_network(sfs, responses, settings, log_path=None):
     # What is validated and kept is a running mean of the weights over about the last epoch: it has
     # less noise than the weights after the last step.
     training = batches(examples, answers, settings.batch_size, random_seed)
-    learner = learning_part(model)
+    learner = keras.Model(preprocessed(model), model.output)
     learner.compile(
         keras.optimizers.Adam(settings.learning_rate, use_ema=True, ema_momentum=1 - 1 / len(training)),
         loss="sparse_categorical_crossentropy",
@@ -845,8 +849,8 @@ def test(plan):
         sfs = first_spectra(staging / "test_sfs.npy")
     print_test(results)
     print_reuse(before | {network.fingerprint})
-    inputs = results, probabilities, parameters, network, sfs
-    save_picture(plan.folder / "test_report.png", draw_test, *inputs)
+    report = plan.folder / "test_report.png"
+    save_picture(report, draw_test, results, probabilities, parameters, network, sfs)
 
 
 # The lesson ends here. What follows serves it: life without a network, observed spectra, files,
@@ -1526,8 +1530,8 @@ def methods(network, folder):
             divergence with gene flow. Each spectrum is of {n_a} diploid individuals of species A and
             {n_b} of species B, at {loci} of {settings.sequence_length:,} base pairs, with a mutation
             rate of {settings.mutation_rate:g} and a recombination rate of
-            {settings.recombination_rate:g}
-            per base pair per generation; sites could mutate more than once.""",
+            {settings.recombination_rate:g} per base pair per generation; sites could mutate more than
+            once.""",
             f"""The divergence time was {drawn(settings.tdiv_prior, " generations")}; the sizes of the
             ancestor and of both species were {drawn(settings.ne_prior, " diploid individuals")}; the
             migration rate per generation was {drawn(settings.migration_prior)}, {direction}. Gene flow
@@ -2037,8 +2041,9 @@ def load_network(path):
         with np.errstate(divide="raise", invalid="raise"):
             compare_with_simulations(empty, notes)
             accuracy_without_network(notes, empty, np.zeros(1))
-        looked_at = preprocess(empty, notes.training.folded)
-        np.reshape(np.array(notes.learned["mean_input"], float), looked_at.shape[1:])
+        origin = np.array(notes.learned["mean_input"], float)
+        if origin.shape != preprocess(empty, notes.training.folded).shape[1:]:
+            raise ValueError(f"its mean input is of shape {origin.shape}")
     return Network(model, notes)
 
 
@@ -3154,7 +3159,7 @@ def draw_attributions(figure, cells, network, sfs):
     tables = []
     for response in range(2):
         seen = preprocess(sfs[response : 2 * ATTRIBUTED : 2], notes.training.folded)
-        origin = np.reshape(notes.learned["mean_input"], seen.shape[1:]).astype(np.float32)
+        origin = np.array(notes.learned["mean_input"], np.float32)
         tables.append(attributions(model, seen, origin).mean(axis=0))
     scale = around_zero(np.array(tables))
     for response, table in enumerate(tables):
@@ -3186,11 +3191,10 @@ def attributions(model, seen, origin):
     numpy.ndarray of float, shape (N, bins of A, bins of B)
     """
     import tensorflow as tf
-    from keras import Model, layers
+    from keras import Model
 
-    first = next(layer for layer in model.layers if isinstance(layer, layers.Rescaling))
     last = model.layers[-1]
-    hidden = Model(first.input, last.input)
+    hidden = Model(preprocessed(model), last.input)
     kernel, _ = last.get_weights()
     towards_gene_flow = (kernel[:, 1] - kernel[:, 0])[:, np.newaxis]
     way = tf.constant(seen - origin, tf.float32)

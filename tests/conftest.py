@@ -117,3 +117,25 @@ def toy(monkeypatch):
     monkeypatch.setattr(runml, "simulating_processes", lambda *_, **__: contextlib.nullcontext())
     monkeypatch.setattr(runml, "simulate_dataset", toy_rows)
     monkeypatch.setattr(runml, "save_picture", lambda *_, **__: None)
+
+
+class Killed(BaseException):
+    """Stands for SIGKILL: nothing may tidy up after it."""
+
+
+def killed_midway(monkeypatch, folder, *argv):
+    """A simulation of toys that is killed when half of its rows are written."""
+
+    def half(settings, stream, n_rows, *processes):
+        yield from toy_rows(settings, stream, n_rows // 2, *processes)
+        raise Killed
+
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(runml, "simulate_dataset", half)
+        runml.main(["--simulate", *map(str, argv), "--data_dir", str(folder)])
+
+
+@pytest.fixture
+def no_pictures(monkeypatch):
+    """Pictures take longer than all else."""
+    monkeypatch.setattr(runml, "save_picture", lambda *_, **__: None)

@@ -25,6 +25,7 @@ from conftest import (
     contents,
     dataset_files,
     is_one_line_error,
+    killed_midway,
     rows,
     run,
     runml,
@@ -152,22 +153,6 @@ def test_a_zip_bomb_is_refused_by_its_stated_size(copy):
 
 
 # ------------------------------- Links in the folder -------------------------------
-
-
-class Killed(BaseException):
-    """Stands for SIGKILL."""
-
-
-def killed_midway(monkeypatch, folder, *argv):
-    """A simulation of toys that is killed when half of its rows are written."""
-
-    def half(settings, stream, n_rows, *processes):
-        yield from toy_rows(settings, stream, n_rows // 2, *processes)
-        raise Killed
-
-    with monkeypatch.context() as patch, pytest.raises(Killed):
-        patch.setattr(runml, "simulate_dataset", half)
-        runml.main(["--simulate", *map(str, argv), "--data_dir", str(folder)])
 
 
 TOY = ("--simulate", "--n_reps", 35)

@@ -35,12 +35,6 @@ def folded(tmp_path_factory, trained):
     return folder
 
 
-@pytest.fixture
-def no_pictures(monkeypatch):
-    """Pictures take longer than all else."""
-    monkeypatch.setattr(runml, "save_picture", lambda *_, **__: None)
-
-
 def notes_of(sfs, responses, folded=False):
     """The notes of a model that learned from these spectra, of which nothing was learned but what they
     look like.

@@ -19,10 +19,12 @@ import pytest
 from conftest import (
     SCRIPT,
     STOPPED,
+    Killed,
     command,
     contents,
     dataset_files,
     is_one_line_error,
+    killed_midway,
     run,
     runml,
     toy_rows,
@@ -250,10 +252,6 @@ def test_a_rare_model_is_told_before_training(tmp_path, capsys):
 # Crashes, one at each step that touches the disk.
 
 
-class Killed(BaseException):
-    """Stands for SIGKILL: nothing may tidy up after it."""
-
-
 def test_a_crash_at_any_step_leaves_one_whole_set(tmp_path, monkeypatch, toy):
     steps, crash_at = itertools.count(), float("inf")
 
@@ -414,18 +412,6 @@ def test_an_interrupted_simulation_goes_on(tmp_path, both, capsys):
     assert status == 0
     assert "Going on after" in printed
     assert dataset_files(tmp_path) == dataset_files(both[2][0])
-
-
-def killed_midway(monkeypatch, folder, *argv):
-    """A simulation of toys that is killed when half of its rows are written."""
-
-    def half(settings, stream, n_rows, *processes):
-        yield from toy_rows(settings, stream, n_rows // 2, *processes)
-        raise Killed
-
-    with monkeypatch.context() as patch, pytest.raises(Killed):
-        patch.setattr(runml, "simulate_dataset", half)
-        runml.main(["--simulate", *map(str, argv), "--data_dir", str(folder)])
 
 
 def test_an_unfinished_simulation_of_other_settings_is_discarded(tmp_path, toy, monkeypatch, capsys):
