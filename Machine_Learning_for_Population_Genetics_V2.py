@@ -719,13 +719,14 @@ def test_network(network, folder):
     results : dict
         What `evaluate` and `gene_flow_recognised` return, and the accuracies of the `baselines`.
     probabilities : numpy.ndarray of float, shape (N, 2)
+    parameters : numpy.ndarray of PARAMETERS, shape (N,)
     """
     sfs, responses, parameters = open_dataset(folder, "test")
     probabilities = predict_probabilities(network.model, sfs)
     results = evaluate(probabilities, responses)
     results |= gene_flow_recognised(parameters, probabilities)
     results["baselines"] = accuracy_without_network(network.notes, sfs, responses)
-    return results, probabilities
+    return results, probabilities, np.array(parameters)
 
 
 def gene_flow_recognised(parameters, probabilities, n_bins=5):
@@ -791,7 +792,7 @@ def simulate(plan):
     unfinished = fingerprint(Simulated(settings, n_reps, versions()).as_saved())
     with new_files(plan.folder, "simulated", unfinished) as staging:
         save_dataset(settings, TRAINING_SET, n_reps, staging, "simulated", plan.work)
-        sfs = first_spectra(staging / "simulated_sfs.npy")
+        sfs = first_spectra(staging, "simulated")
     seconds = time.perf_counter() - start
     print(f"{2 * n_reps:,} joint SFS saved in {plan.folder} after {seconds:.0f} s.")
 
@@ -840,13 +841,12 @@ def test(plan):
     print(f"Simulating {n_reps:,} {'known' if before else 'fresh'} replicates of each model.")
     with new_files(plan.folder, "test") as staging:
         save_dataset(settings, TEST_SET, n_reps, staging, "test", plan.work)
-        results, probabilities = test_network(network, staging)
+        results, probabilities, parameters = test_network(network, staging)
         results |= {"seed": settings.seed, "model": network.fingerprint, "test_set": test_set}
         save_json(staging / "test_results.json", results)
         tests.append({name: results[name] for name in TEST_COLUMNS})
         tests.save(staging)
-        parameters = np.load(staging / "test_parameters.npy")
-        sfs = first_spectra(staging / "test_sfs.npy")
+        sfs = first_spectra(staging, "test")
     print_test(results)
     print_reuse(before | {network.fingerprint})
     report = plan.folder / "test_report.png"
@@ -1440,14 +1440,14 @@ def load_simulations(folder, network):
     notes = network.notes
     try:
         data = load_dataset(folder)
-        parameters = np.array(np.lib.format.open_memmap(regular(folder / "simulated_parameters.npy")))
+        parameters = np.load(regular(dataset_paths(folder, "simulated")[2]))
         known = data.simulated and data.checksums == notes.data and parameters.dtype == PARAMETERS
     except Exception:  # a broken file can make NumPy raise anything
         known = False
     if not known or len(parameters) != len(data.sfs):
         print(f"The simulations behind the model are not in {folder}: it is not said which are near.")
         return None
-    sfs = first_spectra(folder / "simulated_sfs.npy")
+    sfs = first_spectra(folder, "simulated")
     seen = flat(preprocess_all(sfs, notes.training.folded))
     axes = PCA(min(8, *seen.shape), random_state=0).fit(seen)
     _, validation = split_rows(len(data.sfs), notes.training.seed)
@@ -1569,7 +1569,7 @@ def methods(network, folder):
 # ========================================= 11. Files =========================================
 
 MODEL = "trained_model.keras"
-DATASET = ("sfs.npy", "responses.npy", "parameters.npy", "settings.json")
+DATASET = ("sfs.npy", "responses.npy", "parameters.npy", "settings.json")  # behind the name of each
 SETS = {  # the files that appear together
     "simulated": [f"simulated_{part}" for part in DATASET],
     "trained": [MODEL, "training_history.csv", "experiments.csv"],
@@ -1577,6 +1577,11 @@ SETS = {  # the files that appear together
     "predictions": ["predictions.csv", "methods.txt"],
 }
 SECONDS_FOR_A_LOCK = 1
+
+
+def dataset_paths(folder, name):
+    """Where the spectra, responses, parameters and settings of a dataset are."""
+    return [folder / f"{name}_{part}" for part in DATASET]
 
 
 @contextlib.contextmanager
@@ -1745,7 +1750,7 @@ def save_dataset(settings, stream, n_reps, folder, name, work):
     """
     n_rows = 2 * n_reps
     shape = (n_rows, 2 * settings.sample_size.a + 1, 2 * settings.sample_size.b + 1, 1)
-    sfs_path, responses_path = folder / f"{name}_sfs.npy", folder / f"{name}_responses.npy"
+    sfs_path, responses_path, parameters_path, settings_path = dataset_paths(folder, name)
     needed = 4 * math.prod(shape) - (sfs_path.stat().st_size if sfs_path.is_file() else 0)
     if needed > shutil.disk_usage(folder).free:
         raise Problem(f"{folder.parent}: the disk has no room for {needed / 1e6:,.0f} MB of spectra.")
@@ -1758,11 +1763,11 @@ def save_dataset(settings, stream, n_reps, folder, name, work):
             growing.append(spectra)
             bar.update(len(spectra))
     parameters = (draw_row(settings, stream, row)[0] for row in range(n_rows))
-    save_array(folder / f"{name}_parameters.npy", np.fromiter(parameters, PARAMETERS, n_rows))
+    save_array(parameters_path, np.fromiter(parameters, PARAMETERS, n_rows))
     save_array(responses_path, np.arange(n_rows, dtype=np.int32) % 2)
     sums = {"sha256": checksums(sfs_path, responses_path)}
     simulated = Simulated(settings, n_reps, versions())
-    save_json(folder / f"{name}_settings.json", simulated.as_saved() | sums)
+    save_json(settings_path, simulated.as_saved() | sums)
 
 
 class GrowingArray:
@@ -1848,16 +1853,15 @@ def load_array(path):
 
 def open_dataset(folder, name):
     """The spectra, responses and parameters of a dataset, memory-mapped."""
-    parts = ("sfs", "responses", "parameters")
-    return [np.lib.format.open_memmap(folder / f"{name}_{part}.npy", mode="r") for part in parts]
+    return [np.lib.format.open_memmap(path, mode="r") for path in dataset_paths(folder, name)[:3]]
 
 
 CELLS_FOR_STATISTICS = 10_000_000  # of spectra; more would fill the memory
 
 
-def first_spectra(path):
+def first_spectra(folder, name):
     """A copy of a dataset's first spectra, as many as statistics look at."""
-    sfs = load_array(path)
+    sfs = load_array(dataset_paths(folder, name)[0])
     return np.array(sfs[: 2 * max(1, CELLS_FOR_STATISTICS // (2 * sfs[0].size))])
 
 
@@ -1873,7 +1877,7 @@ class Dataset(NamedTuple):
 
 def load_dataset(folder):
     """The `Dataset` in a folder, checked; a `Problem` if there is nothing to learn from."""
-    sfs_path, responses_path = folder / "simulated_sfs.npy", folder / "simulated_responses.npy"
+    sfs_path, responses_path, _, settings_path = dataset_paths(folder, "simulated")
     sfs, responses = load_array(sfs_path), load_array(responses_path)
     if sfs.ndim != 4 or sfs.shape[3] != 1 or not all(n > 2 and n % 2 for n in sfs.shape[1:3]):
         raise Problem(f"{sfs_path}: shape {sfs.shape} is not (N, 2 * n_A + 1, 2 * n_B + 1, 1).")
@@ -1887,7 +1891,7 @@ def load_dataset(folder):
         )
     if min((responses == 0).sum(), (responses == 1).sum()) < 5:
         raise Problem(f"{responses_path}: learning takes at least 5 spectra of each model.")
-    simulated, remark, settings_path = None, "", folder / "simulated_settings.json"
+    simulated, remark = None, ""
     sums = checksums(sfs_path, responses_path)
     if settings_path.exists():
         saved = load_json(settings_path)
@@ -2257,7 +2261,7 @@ def silenced(package):
 
 # ==================================== 13. Options and the plan ====================================
 
-MODES = ("simulate", "train", "test", "predict")  # in which order they run
+COMMANDS = {"simulate": simulate, "train": train, "test": test, "predict": predict}  # in this order
 KINDS = (SimulationSettings, TrainingSettings, WorkSettings)
 OPTIONS = {setting.name: setting for kind in KINDS for setting in fields(kind)}
 SIMULATION = {setting.name for setting in fields(SimulationSettings)}
@@ -2317,7 +2321,7 @@ def command_line():
     }
     unset = {"workers": "all usable cores", "dask_scheduler": "none"}
     for name, setting in OPTIONS.items():
-        owner = next(mode for mode in MODES if name in USES[mode])
+        owner = next(mode for mode in COMMANDS if name in USES[mode])
         group = everywhere if name in ("seed", *unset) else groups[owner]
         default = unset.get(name) or shown(setting.default)
         text = f"{setting.metadata['meaning']} (default: {default})"
@@ -2344,7 +2348,7 @@ def parse(argv):
         names = difflib.get_close_matches(unknown[0], parser._option_string_actions, 1)
         hint = f" (did you mean {names[0]}?)" if names else ""
         raise UsageError(f"unrecognized arguments: {' '.join(unknown)}{hint}")
-    modes = [mode for mode in MODES if mode in arguments]
+    modes = [mode for mode in COMMANDS if mode in arguments]
     if not modes:
         raise UsageError("say what to do: --simulate, --train, --test or --predict (see runml --help)")
     for name in ("data_dir", "settings"):
@@ -2838,15 +2842,14 @@ def print_test(results):
     print(f"\nAccuracy {with_interval(results['accuracy'], results['accuracy_95ci'])}")
     print(f"Log-loss {results['log_loss']:.4f}, ROC AUC {results['roc_auc']:.4f}")
     print("\nGene flow recognised, by migration rate:")
-    balance = 0  # more recognised than missed?
     for rates in results["recognised_by_migration_rate"]:
         recognised, n = rates["recognised"], rates["n"]
         print(f"  {rates['lowest']:.1e} to {rates['highest']:.1e}  {recognised / n:7.1%} of {n:,}")
-        balance += 2 * recognised - n
+    missed, recognised = results["confusion_matrix"][1]
     if half := results["half_missed_below"]:
         print(f"  half of it is missed below {half:.1e}")
     else:
-        print(f"  {'more than half of it' if balance > 0 else 'half of it or less'} at every rate")
+        print(f"  {'more than half of it' if recognised > missed else 'half of it or less'} at every rate")
     print("\nWithout a network, the accuracy on the same test set would be")
     for name, accuracy in results["baselines"].items():
         interval = wilson(round(accuracy * results["n_test"]), results["n_test"])
@@ -3286,9 +3289,6 @@ def nobody_reads():
     poll = select.poll()
     poll.register(1, 0)
     return bool(poll.poll(0))
-
-
-COMMANDS = {"simulate": simulate, "train": train, "test": test, "predict": predict}
 
 
 def main(argv=None):

@@ -418,6 +418,18 @@ def test_help_is_complete_and_grouped(capsys):
     assert "default: 1000)" in " ".join(printed.split())  # --n_test_reps
 
 
+def test_the_readme_lists_every_option_as_it_is():
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    options = text.partition("\n## Options\n")[2].partition("\n## ")[0]
+    listed = re.findall(r"^\| `--(\w+)` \|(.*?)\| (.+?) \|$", options, re.MULTILINE)
+    told = {name: (default.strip(" `"), meaning) for name, default, meaning in listed}
+    unset = {"workers": "all usable cores", "dask_scheduler": "none"}
+    for name, setting in runml.OPTIONS.items():
+        default = unset.get(name) or runml.shown(setting.default)
+        assert told.pop(name) == (default, setting.metadata["meaning"])
+    assert set(told) == {"settings", "data_dir"}
+
+
 def test_parsing_looks_at_no_disk(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     typed = runml.parse(

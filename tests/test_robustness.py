@@ -49,7 +49,7 @@ quick = settings(
 
 words = st.one_of(
     st.sampled_from(
-        [f"--{name}" for name in [*runml.OPTIONS, *runml.MODES, "data_dir", "help_", "lay"]]
+        [f"--{name}" for name in [*runml.OPTIONS, *runml.COMMANDS, "data_dir", "help_", "lay"]]
     ),
     st.floats().map(repr),
     st.integers(-5, 10**12).map(str),
@@ -71,7 +71,7 @@ def test_the_parser_answers_anything(tmp_path, capsys, argv):
         assert end.code == 0
         assert {"-h", "--help"} & set(argv)
         return
-    assert typed.modes == [mode for mode in runml.MODES if f"--{mode}" in argv]
+    assert typed.modes == [mode for mode in runml.COMMANDS if f"--{mode}" in argv]
     assert ("predict" in typed.modes) == bool(typed.observed)
     assert typed.options.keys() == {word[2:] for word in argv if word[2:] in runml.OPTIONS}
     for name, value in typed.options.items():
