@@ -1048,8 +1048,8 @@ def accuracy_without_network(notes, sfs, responses):
 
 MEASURES = ("SNPs", "pi in A", "pi in B", "d_XY", "polymorphic in both", MORE_COMMON)
 AXES = 8  # principal components: with fewer, ghosts and crashes are seen less often
-CLOUDS = 4  # normal distributions that make up a model's: a single one would fill what is bent
-WITHIN = 99.3  # percent of a model's spectra that lie within its limit
+CLOUDS = 8  # normal distributions that make up a model's: a single one would fill what is bent
+WITHIN = 99  # percent of a model's spectra that lie within its limit
 MARGIN = 0.01  # of a summary's range: how far beyond it a value counts as outside
 
 
@@ -1093,7 +1093,7 @@ def fit_cloud(training, validation):
     unscaled = traits(training.seen, training.values, cloud | {"mean": 0, "deviation": 1})
     cloud["mean"] = plain(unscaled.mean(axis=0))
     cloud["deviation"] = plain(np.maximum(unscaled.std(axis=0), 0.001))
-    mixture = GaussianMixture(min(CLOUDS, 1 + n // 100), reg_covar=0.001, random_state=0)
+    mixture = GaussianMixture(min(CLOUDS, 1 + n // 200), reg_covar=0.001, random_state=0)
     mixture.fit(traits(training.seen, training.values, cloud))
     cloud["mixture"] = [plain(x) for x in (mixture.weights_, mixture.means_, mixture.covariances_)]
     limit = np.percentile(
@@ -2849,7 +2849,9 @@ def print_test(results):
     if half := results["half_missed_below"]:
         print(f"  half of it is missed below {half:.1e}")
     else:
-        print(f"  {'more than half of it' if recognised > missed else 'half of it or less'} at every rate")
+        print(
+            f"  {'more than half of it' if recognised > missed else 'half of it or less'} at every rate"
+        )
     print("\nWithout a network, the accuracy on the same test set would be")
     for name, accuracy in results["baselines"].items():
         interval = wilson(round(accuracy * results["n_test"]), results["n_test"])

@@ -101,6 +101,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -214,17 +215,38 @@ def genealogies(settings, demography, rng):
     )
 
 
-def finite_sites_sfs(settings, demography, rng):
-    """One SFS by the plain pipeline: ancestry, finite-sites mutations, spectrum by sites."""
+def finite_sites(settings, demography, rng):
+    """The genealogies of one spectrum, with finite-sites mutations."""
     import msprime
 
-    trees = genealogies(settings, demography, rng)
-    seed = rng.integers(1, 2**32)
-    trees = msprime.sim_mutations(trees, rate=settings.mutation_rate, random_seed=seed)
-    samples = [trees.samples(population=0), trees.samples(population=1)]  # A and B
+    trees, seed = genealogies(settings, demography, rng), rng.integers(1, 2**32)
+    return msprime.sim_mutations(trees, rate=settings.mutation_rate, random_seed=seed)
+
+
+def sfs_by_sites(trees, samples):
+    """The SFS of samples of A and of B."""
     sfs = trees.allele_frequency_spectrum(samples, polarised=True, span_normalise=False)
     sfs[0, 0] = sfs[-1, -1] = 0
     return sfs.astype(np.int32)
+
+
+def finite_sites_sfs(settings, demography, rng):
+    """One SFS by the plain pipeline: ancestry, finite-sites mutations, spectrum by sites."""
+    trees = finite_sites(settings, demography, rng)
+    return sfs_by_sites(trees, [trees.samples(population=0), trees.samples(population=1)])
+
+
+def sampled_and_projected(settings, demography, rng):
+    """Two individuals more of each species left out, and projected away: two SFS, shape (2, a, b)."""
+    import dadi
+
+    n_a, n_b = (2 * n for n in settings.sample_size)
+    more = runml.PerSpecies(*(n + 2 for n in settings.sample_size))
+    trees = finite_sites(replace(settings, sample_size=more), demography, rng)
+    samples = [trees.samples(population=0), trees.samples(population=1)]
+    whole = dadi.Spectrum(sfs_by_sites(trees, samples))
+    left_out = sfs_by_sites(trees, [samples[0][:n_a], samples[1][:n_b]])
+    return np.stack([left_out, np.ma.filled(whole.project([n_a, n_b]), 0)])
 
 
 def finite_sites_row(settings, index, function=finite_sites_sfs):
@@ -848,6 +870,30 @@ def part_opinion(work, n_reps=5_000, n_other=300):
     for name, scenario in SCENARIOS.items():
         sfs = on_all_cores(other_history, EASY, name, n=n_other)
         judge(name, sfs, scenario.truth, scenario.target)
+
+
+def part_projection(work, n_reps=5_000, n_sfs=500):
+    """What it does to the network's answer that projected counts are smoother than simulated ones."""
+    for length in (5_000, 100_000):
+        settings = replace(EASY, seed=SEEDS[0], sequence_length=length)
+        network = runml.load_network(trained(work, settings, n_reps) / runml.MODEL)
+        pairs = on_all_cores(
+            partial(finite_sites_row, function=sampled_and_projected), settings, n=n_sfs
+        )
+        log_odds = []
+        for sfs in pairs.swapaxes(0, 1):
+            divergence, gene_flow = runml.predict_probabilities(network.model, sfs).T.astype(float)
+            log_odds.append(np.log(np.maximum(gene_flow, 1e-6) / np.maximum(divergence, 1e-6)))
+        moved = log_odds[1] - log_odds[0]
+        of_each = (
+            f"{model} {with_error(moved[response::2], 2)}" for response, model in enumerate(runml.MODELS)
+        )
+        row(
+            f"log-odds moved towards gene flow by projecting 24 to 20 chromosomes, {length:,} bp",
+            ", ".join(of_each),
+            f"{n_sfs:,} spectra of {np.median(pairs[:, 0].sum(axis=(1, 2, 3))):,.0f} SNPs (median)",
+            "",
+        )
 
 
 def part_tests(work, tests="tests", main_job=("--simulate", "--train", "--test")):
