@@ -12,9 +12,12 @@ models, with and without gene flow; each data set is summarised as a joint site 
 spectrum (SFS). `--train` teaches a convolutional neural network to tell the two models apart.
 `--test` simulates a fresh set, which the network has never met, and counts its mistakes.
 
-The file reads in the order in which the data flow: settings, demography, one simulated SFS, a
-dataset, the network, its training, its evaluation, and the three commands themselves. There the
-lesson ends; what serves it comes behind.
+The file reads in the order in which the data flow. The lesson: 1 settings, 2 demography, 3 one
+simulated SFS, 4 a dataset, 5 what the network looks at, 6 the network, 7 its training, 8 its
+evaluation, 9 the three commands. Behind the lesson: 10 sites that mutate twice, 11 what stands beside the
+network, such as whether a model could have made a spectrum, 12 observed spectra, 13 files, 14
+processes, 15 options and the plan, 16 the screen, 17 pictures, 18 main. A command goes from `main`
+through `parse` and `make_plan` to the function of its name.
 """
 
 import signal
@@ -64,18 +67,6 @@ import numpy as np
 # The default of every option, the interval it must lie in, and what it means.
 
 
-class Problem(Exception):  # noqa: N818
-    """Something that the user can put right. Its text says what is wrong and what to do."""
-
-    status = 1
-
-
-class UsageError(Problem):
-    """What was typed makes no sense."""
-
-    status = 2
-
-
 class Prior(NamedTuple):
     """A prior between two ends, uniform or log-uniform; low = high fixes the value."""
 
@@ -110,9 +101,6 @@ def option(default, meaning, interval=None):
     return field(default=default, metadata={"meaning": meaning, "interval": interval})
 
 
-SEED = (1234, "one number fixes every result", "[0, 4294967295]")
-
-
 @dataclass(frozen=True)
 class SimulationSettings:
     """What is simulated. Times are in generations, sizes in diploid individuals."""
@@ -140,7 +128,12 @@ class SimulationSettings:
     )
     gene_flow_stop: Prior = option(Prior(0.0, 0.0), "when it ended, likewise; 0 is today", "[0, 1]")
     asymmetric: bool = option(False, "draw migration from A to B and from B to A independently")
-    seed: int = option(*SEED)
+    seed: int = option(1234, "one number fixes every result", "[0, 4294967295]")
+
+    @property
+    def n_sites(self):
+        """The base pairs of all loci together."""
+        return self.n_loci * self.sequence_length
 
 
 @dataclass(frozen=True)
@@ -153,7 +146,7 @@ class TrainingSettings:
     learning_rate: float = option(1e-5, "size of Adam's steps", "(0, 10]")
     batch_size: int = option(64, "spectra per step", "[1, 100000]")
     folded: bool = option(False, "fold the spectra, for when ancestral alleles are not known")
-    seed: int = option(*SEED)
+    seed: int = option(1234, "one number fixes every result", "[0, 4294967295]")
 
 
 @dataclass(frozen=True)
@@ -164,16 +157,6 @@ class WorkSettings:
     n_test_reps: int = option(1_000, "test replicates per model", "[1, 1e7]")
     workers: int = option(None, "processes that simulate", "[1, 4096]")
     dask_scheduler: str = option(None, "address of a Dask scheduler to simulate on instead")
-
-
-# From one seed spring streams of random numbers. None of these keys is the beginning of another, so no
-# two streams meet, whatever the seed.
-TRAINING_SET, TEST_SET, SPLIT, WEIGHTS = (0,), (1,), (2, 0), (2, 1)
-
-
-def seed_sequence(seed, stream, *replicate):
-    """Where a stream of random numbers, or one replicate's part of it, springs from."""
-    return np.random.SeedSequence(seed, spawn_key=(*stream, *replicate))
 
 
 # =============================== 2. Two demographic models ===============================
@@ -225,14 +208,7 @@ def demographic_model(parameters):
     Gene flow that goes on until today is secondary contact or, where it began with the divergence,
     isolation with migration.
 
-    Parameters
-    ----------
-    parameters : numpy.void
-        One record of `PARAMETERS`.
-
-    Returns
-    -------
-    msprime.Demography
+    From one record of `PARAMETERS`; returns a `msprime.Demography`.
     """
     import msprime
 
@@ -263,13 +239,6 @@ def simulate_sfs(settings, parameters, rng):
     as many descendants in A and in B (Ralph, Thornton and Kelleher 2020). To draw that number takes
     a twentieth of the time of placing mutations one by one. Then some meet at the same site.
 
-    Parameters
-    ----------
-    settings : SimulationSettings
-    parameters : numpy.void
-        One record of `PARAMETERS`.
-    rng : numpy.random.Generator
-
     Returns
     -------
     numpy.ndarray of int32, shape (2 * n_A + 1, 2 * n_B + 1)
@@ -295,103 +264,29 @@ def simulate_sfs(settings, parameters, rng):
         )
         for trees in loci
     )
-    mutations = rng.poisson(settings.mutation_rate * branch_area * is_snp(branch_area.shape))
-    n_sites = settings.n_loci * settings.sequence_length
-    return let_mutations_meet(mutations, n_sites, rng).astype(np.int32)
-
-
-MOST_MUTATIONS_A_SITE = 0.5  # with more of them, how they meet would have to be simulated exactly
-
-
-def let_mutations_meet(mutations, n_sites, rng):
-    """Let some mutations fall on sites that have mutated before.
-
-    With k mutations a site, n_sites * (k - 1 + exp(-k)) of them meet an earlier one. Which two meet is
-    drawn from the spectrum itself. If the carriers of both together are no more than the sample, they
-    are taken to be apart, on different branches; one time in three (Jukes and Cantor 1969) both make
-    the same nucleotide, and the two alleles become one. Otherwise one arose among the carriers of the
-    other, who lose the older allele for it, or, one time in three, mutate back.
-
-    The number that meets would be exact if all sites had the same genealogy; how genealogies differ
-    along the sequence, and which branches lie within which, is not looked at. Beside
-    `msprime.sim_mutations`, at 0.18 mutations a site (the lesson's mean), this makes 1% more SNPs and
-    up to 2% more that are polymorphic in both species; at 0.5 it makes 4% and 6% more, at 1 it makes
-    9% and 12% more.
-
-    Parameters
-    ----------
-    mutations : numpy.ndarray of int, shape (2 * n_A + 1, 2 * n_B + 1)
-        How many have how many carriers in A and in B, were each alone at its site.
-    n_sites : int
-    rng : numpy.random.Generator
-
-    Returns
-    -------
-    numpy.ndarray of int, shape (2 * n_A + 1, 2 * n_B + 1)
-        The derived alleles at all sites; several at a site are each counted, as tskit does.
-    """
-    per_site = mutations.sum() / n_sites
-    n_meetings = rng.poisson(n_sites * (per_site - 1 + np.exp(-per_site)))
-    n_meetings = min(n_meetings, mutations.sum() // 2)
-    meeting = rng.multivariate_hypergeometric(mutations.ravel(), 2 * n_meetings)
-    pairs = rng.permutation(np.repeat(np.arange(mutations.size), meeting)).reshape(2, n_meetings)
-    carriers = np.stack(np.unravel_index(pairs, mutations.shape))  # (species, of a pair, meetings)
-    larger_first = np.argsort(-carriers.sum(axis=0), axis=0)
-    larger, smaller = np.take_along_axis(carriers, larger_first[np.newaxis], axis=1).swapaxes(0, 1)
-
-    apart = (larger + smaller < np.transpose([mutations.shape])).all(axis=0)
-    within = (smaller <= larger).all(axis=0)
-    same_nucleotide = rng.random(n_meetings) < 1 / 3
-    # Apart, the two alleles become one or stay two; within, the older one loses the younger's carriers.
-    larger = larger + np.where(apart, same_nucleotide, -within.astype(int)) * smaller
-    alleles = np.concatenate([larger, smaller[:, ~same_nucleotide]], axis=1)
-    cells = np.ravel_multi_index(alleles, mutations.shape)
-    sfs = mutations.ravel() - meeting + np.bincount(cells, minlength=mutations.size)
-    return sfs.reshape(mutations.shape) * is_snp(mutations.shape).astype(int)
-
-
-def is_snp(shape):
-    """1 for each cell of a joint SFS, but 0 for the two of alleles that none or all carry."""
-    cells = np.ones(shape, np.float32)
-    cells[0, 0] = cells[-1, -1] = 0
-    return cells
-
-
-def fold(sfs):
-    """Fold joint SFS over both species together, for when the ancestral allele is not known.
-
-    Parameters
-    ----------
-    sfs : numpy.ndarray or keras.KerasTensor, shape (N, n_A + 1, n_B + 1, 1)
-        By chromosomes.
-
-    Returns
-    -------
-    numpy.ndarray or keras.KerasTensor
-        The same shape, by copies of the allele that is rarer in both samples together, as dadi and
-        moments fold: where both are equally frequent, half a SNP each way.
-    """
-    total = np.add.outer(np.arange(sfs.shape[1]), np.arange(sfs.shape[2]))[..., np.newaxis]
-    share = 0.5 - 0.5 * np.sign(2 * total - total.max())  # 1 below one half, 0.5 at it, 0 above
-    share = share.astype(np.float32)
-    return sfs * share + sfs[:, ::-1, ::-1] * share
+    mutations = rng.poisson(settings.mutation_rate * branch_area)
+    return let_mutations_meet(mutations, settings.n_sites, rng).astype(np.int32)
 
 
 # ======================================= 4. A dataset =======================================
+
+# Each use of the seed has a stream of random numbers of its own. A dataset's rows append their number,
+# (0, row) or (1, row), which is neither (2, 0) nor (2, 1): so no two streams meet, whatever the seed.
+TRAINING_SET, TEST_SET, SPLIT, WEIGHTS = (0,), (1,), (2, 0), (2, 1)
+
+
+def seed_sequence(seed, stream, *replicate):
+    """Where a stream of random numbers, or one replicate's part of it, springs from."""
+    return np.random.SeedSequence(seed, spawn_key=(*stream, *replicate))
+
 
 ROWS_PER_TASK = 25  # about a third of a second: more would unbalance, fewer cost a cluster time
 
 
 def draw_row(settings, stream, row):
-    """The parameters of one row of a dataset, a function of settings, stream and row alone.
+    """The parameters of one row of a dataset: always the same for the same settings, stream and row.
 
-    Parameters
-    ----------
-    settings : SimulationSettings
-    stream : tuple of int
-        `TRAINING_SET` or `TEST_SET`.
-    row : int
-        The models alternate: even rows are divergence, odd rows gene flow.
+    The models alternate: even rows are divergence, odd rows gene flow.
 
     Returns
     -------
@@ -413,16 +308,8 @@ def simulate_rows(settings, stream, rows):
 def simulate_dataset(settings, stream, n_rows, processes, first_row=0):
     """Simulate a dataset and yield its spectra in order, a task's rows at a time.
 
-    Parameters
-    ----------
-    settings : SimulationSettings
-    stream : tuple of int
-        `TRAINING_SET` or `TEST_SET`.
-    n_rows : int
-    processes : Processes
-        Where the rows are simulated. The result is the same on any.
-    first_row : int
-        Where to begin.
+    `stream` is `TRAINING_SET` or `TEST_SET`; `processes` are where the work is done, and the result is
+    the same on any.
 
     Yields
     ------
@@ -438,44 +325,57 @@ def simulate_dataset(settings, stream, n_rows, processes, first_row=0):
         yield processes.result(tasks.popleft())
 
 
-# ====================================== 5. The network ======================================
-
-FILTERS = 16  # of the convolution
-UNITS = 128  # in the first hidden layer
-
-# Adam moves a weight by about the learning rate a step, however steep the loss is. At the lesson's
-# 1e-5 a usual network hardly leaves its starting point in ten epochs. Hence each layer's input is
-# multiplied by a gain and its initial weights are divided by it (as in Karras et al. 2018): the
-# network starts as the same function, but a step of Adam changes it fifteen times as much, so that
-# 1e-5 does here what 1.5e-4 does in a usual network.
-GAIN = 15
+# ============================= 5. What the network looks at =============================
 
 
-def allele_bins(n_chromosomes):
-    """Where bins of allele counts begin: from either end, each is twice as wide as the one before.
+def snp_mask(shape):
+    """1 for each cell of a joint SFS, but 0 for the two of alleles that none or all carry."""
+    mask = np.ones(shape, np.float32)
+    mask[0, 0] = mask[-1, -1] = 0
+    return mask
 
-    Rare and nearly fixed alleles are kept apart, since they tell; common ones are lumped, and the
-    middle takes what is left. For 20 chromosomes: 0, 1, 2-3, 4-7, 8-12, 13-16, 17-18, 19, 20.
+
+def fold(sfs):
+    """Fold joint SFS over both species together, for when the ancestral allele is not known.
 
     Parameters
     ----------
-    n_chromosomes : int
+    sfs : numpy.ndarray or keras.KerasTensor, shape (N, n_A + 1, n_B + 1, 1)
+        By chromosomes.
 
     Returns
     -------
-    list of int
+    numpy.ndarray or keras.KerasTensor
+        The same shape, by copies of the allele that is rarer in both samples together, as dadi and
+        moments fold: where both are equally frequent, half a SNP each way.
+    """
+    total = np.add.outer(np.arange(sfs.shape[1]), np.arange(sfs.shape[2]))[..., np.newaxis]
+    share = np.heaviside(total.max() - 2 * total, 0.5).astype(np.float32)  # 0.5 where equally frequent
+    return sfs * share + sfs[:, ::-1, ::-1] * share
+
+
+def allele_bins(n_chromosomes):
+    """Where bins of allele counts begin: 0 and 1 alone, then each twice as wide, from either end.
+
+    Rare and nearly fixed alleles are kept apart, since they tell; common ones are lumped, and the
+    middle takes what is left. For 20 chromosomes: 0, 1, 2-3, 4-7, 8-12, 13-16, 17-18, 19, 20.
     """
     starts = [0, 1]
     while 2 * starts[-1] <= n_chromosomes / 2:
         starts.append(2 * starts[-1])
-    return starts + [n_chromosomes + 1 - start for start in starts[:0:-1]]
+    return starts + [n_chromosomes + 1 - start for start in reversed(starts[1:])]
+
+
+def bin_matrix(n_chromosomes):
+    """1 where an allele count lies in a bin, or else 0, shape (n_chromosomes + 1, bins)."""
+    each_count = np.eye(n_chromosomes + 1, dtype=np.float32)
+    return np.add.reduceat(each_count, allele_bins(n_chromosomes), axis=1)
 
 
 def preprocess(sfs, folded, ops=np):
     """What the network looks at: the square roots of the counts in bins.
 
-    Across genealogies the variance of a count grows faster than its mean; the root brings cells of
-    very different size to one scale.
+    The root brings cells of very different size to one scale.
 
     Parameters
     ----------
@@ -489,21 +389,38 @@ def preprocess(sfs, folded, ops=np):
     -------
     numpy.ndarray or keras.KerasTensor, shape (N, bins of A, bins of B, 1)
     """
-    sfs = sfs * is_snp(sfs.shape[1:])
+    sfs = sfs * snp_mask(sfs.shape[1:])
     if folded:
         sfs = fold(sfs)
-    of_a, of_b = (
-        np.add.reduceat(np.eye(n, dtype=np.float32), allele_bins(n - 1), axis=1) for n in sfs.shape[1:3]
-    )
+    of_a, of_b = (bin_matrix(n - 1) for n in sfs.shape[1:3])
     in_bins = ops.matmul(ops.matmul(of_a.T, sfs[..., 0]), of_b)
     return ops.sqrt(in_bins)[..., np.newaxis]
+
+
+def preprocess_all(sfs, folded):
+    """What the network looks at of each of many spectra, memory-mapped or not."""
+    return np.concatenate([preprocess(piece, folded).astype(np.float32) for piece in pieces(sfs)])
+
+
+# ====================================== 6. The network ======================================
+
+FILTERS = 16  # of the convolution
+UNITS = 128  # in the first hidden layer
+
+# Adam moves a weight by about the learning rate a step, however steep the loss is. At the lesson's
+# 1e-5 a usual network hardly leaves its starting point in ten epochs. Hence each layer's input is
+# multiplied by a gain and its initial weights are divided by it (as in Karras et al. 2018): the
+# network starts as the same function, but a step of Adam changes it fifteen times as much, so that
+# 1e-5 does here what 1.5e-4 does in a usual network.
+GAIN = 15
+FIRST_GAIN = "first_gain"  # what comes before it has nothing to learn
 
 
 def build_network(shape, settings):
     """The convolutional network, from raw counts to the probabilities of the two models.
 
-    An SFS is no photograph: where a cell stands is what it means. Hence there is no pooling of
-    neighbours, which would blur it.
+    An SFS is no photograph: where a cell stands is what it means. Hence, beyond the bins, no pooling
+    of neighbours, which would blur it.
 
     Parameters
     ----------
@@ -526,7 +443,7 @@ def build_network(shape, settings):
 
     counts = keras.Input(shape=(*shape, 1), name="joint_sfs")
     x = preprocess(counts, settings.folded, keras.ops)
-    x = layers.Rescaling(GAIN)(x)
+    x = layers.Rescaling(GAIN, name=FIRST_GAIN)(x)
     x = layers.Conv2D(FILTERS, 3, padding="same", activation="relu", kernel_initializer=he_weights())(x)
     x = layers.Flatten()(x)
     for layer in range(settings.layers):
@@ -539,18 +456,10 @@ def build_network(shape, settings):
     return keras.Model(counts, probabilities)
 
 
-def preprocessed(model):
-    """Where `preprocess` ends in a network: what comes after has something to learn."""
-    from keras import layers
-
-    return next(layer for layer in model.layers if isinstance(layer, layers.Rescaling)).input
-
-
-# ======================================= 6. Training =======================================
+# ======================================= 7. Training =======================================
 
 VALIDATION_SHARE = 0.2
 STEPS_AT_ONCE = 100  # that TensorFlow takes before Python looks at it again
-CELLS_AT_ONCE = 2_000_000  # of spectra in memory, where no more are needed
 
 
 def split_rows(n_rows, seed):
@@ -560,53 +469,32 @@ def split_rows(n_rows, seed):
     return np.sort(rows[n_validation:]), np.sort(rows[:n_validation])
 
 
-def pieces(sfs):
-    """Spectra, as many at a time as should be in memory where no more are needed."""
-    step = max(1, CELLS_AT_ONCE // math.prod(sfs.shape[1:]))
-    for first in range(0, len(sfs), step):
-        yield sfs[first : first + step]
-        if isinstance(sfs.base, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
-            sfs.base.madvise(mmap.MADV_DONTNEED)  # a memory map need not stay in memory
-
-
-def preprocess_all(sfs, folded):
-    """What the network looks at of each of many spectra, memory-mapped or not."""
-    return np.concatenate([preprocess(piece, folded).astype(np.float32) for piece in pieces(sfs)])
-
-
 def exchangeable(sfs):
-    """Whether nothing tells A from B, so that each spectrum with its axes swapped is another one.
+    """Whether nothing tells A from B: then each spectrum with its axes swapped is as good.
 
     One prior serves both species; it remains that their samples are equal too.
     """
     return sfs.shape[1] == sfs.shape[2]
 
 
-def batches(examples, answers, batch_size, shuffle_seed=None):
-    """Examples and their answers, batch by batch, as TensorFlow eats them.
+def batches(seen, responses, batch_size, shuffle_seed=None):
+    """What the network looks at and the responses, batch by batch, a `tensorflow.data.Dataset`.
 
-    Parameters
-    ----------
-    examples : numpy.ndarray of float32, shape (N, bins of A, bins of B, 1)
-    answers : numpy.ndarray of int, shape (N,)
-    batch_size : int
-    shuffle_seed : int, optional
-        Each epoch comes in another order, which follows from this seed.
-
-    Returns
-    -------
-    tensorflow.data.Dataset
+    With a `shuffle_seed`, each epoch comes in another order, which follows from it.
     """
     import tensorflow as tf
 
     # While tf.data tunes itself, it may sleep through half a second at the end of an epoch.
     untuned = tf.data.Options()
     untuned.autotune.enabled = False
-    arrays, rows = (tf.constant(examples), tf.constant(answers)), tf.data.Dataset.range(len(answers))
+    seen, responses = tf.constant(seen), tf.constant(responses)
+    rows = tf.data.Dataset.range(len(responses))
     if shuffle_seed is not None:
-        rows = rows.shuffle(len(answers), seed=shuffle_seed)
-    rows = rows.batch(batch_size).map(lambda row: tuple(tf.gather(array, row) for array in arrays))
-    return rows.with_options(untuned)
+        rows = rows.shuffle(len(responses), seed=shuffle_seed)
+    rows = rows.batch(batch_size)
+    return rows.map(lambda batch: (tf.gather(seen, batch), tf.gather(responses, batch))).with_options(
+        untuned
+    )
 
 
 def train_network(sfs, responses, settings, log_path=None):
@@ -614,7 +502,7 @@ def train_network(sfs, responses, settings, log_path=None):
 
     Parameters
     ----------
-    sfs : numpy.ndarray of int, shape (N, a, b, 1)
+    sfs : numpy.ndarray of int, shape (N, 2 * n_A + 1, 2 * n_B + 1, 1)
     responses : numpy.ndarray of int, shape (N,)
         0 for divergence, 1 for gene flow.
     settings : TrainingSettings
@@ -632,40 +520,41 @@ def train_network(sfs, responses, settings, log_path=None):
     keras.utils.set_random_seed(random_seed)
 
     # Up to the square roots of counts in bins there is nothing to learn. That is done once, beforehand.
-    looked_at, rows = preprocess_all(sfs, settings.folded), split_rows(len(sfs), settings.seed)
-    (examples, answers), validation = ((looked_at[part], np.int32(responses[part])) for part in rows)
-    print_network(model := build_network(sfs.shape[1:3], settings))
-    copies = ", each also with A and B swapped" if exchangeable(sfs) else ""
-    say(f"Training on {len(answers):,} spectra{copies}; validating on {len(validation[1]):,}.")
+    seen, responses = preprocess_all(sfs, settings.folded), np.int32(responses)
+    training, validation = split_rows(len(sfs), settings.seed)
+    examples, answers = seen[training], responses[training]
+    copies = ""
     if exchangeable(sfs):
+        copies = ", each also with A and B swapped"
         examples = np.concatenate([examples, examples.swapaxes(1, 2)])
         answers = np.concatenate([answers, answers])
+    print_network(model := build_network(sfs.shape[1:3], settings))
+    say(f"Training on {len(training):,} spectra{copies}; validating on {len(validation):,}.")
 
-    # What is validated and kept is a running mean of the weights over about the last epoch: it has
-    # less noise than the weights after the last step.
-    training = batches(examples, answers, settings.batch_size, random_seed)
-    learner = keras.Model(preprocessed(model), model.output)
+    steps = batches(examples, answers, settings.batch_size, random_seed)
+    learner = keras.Model(model.get_layer(FIRST_GAIN).input, model.output)
     learner.compile(
-        keras.optimizers.Adam(settings.learning_rate, use_ema=True, ema_momentum=1 - 1 / len(training)),
+        # What is validated and kept is a running mean of the weights over about the last epoch: it
+        # has less noise than the weights after the last step.
+        keras.optimizers.Adam(settings.learning_rate, use_ema=True, ema_momentum=1 - 1 / len(steps)),
         loss="sparse_categorical_crossentropy",
         metrics=["accuracy"],
-        steps_per_execution=min(STEPS_AT_ONCE, len(training)),
+        steps_per_execution=min(STEPS_AT_ONCE, len(steps)),
     )
     callbacks = [keras.callbacks.SwapEMAWeights(), epoch_lines()]
     if log_path:
         callbacks.append(keras.callbacks.CSVLogger(log_path))
     history = learner.fit(
-        training,
+        steps,
         epochs=settings.epochs,
-        validation_data=batches(*validation, batch_size=1000),
-        shuffle=False,  # the batches are shuffled already
+        validation_data=batches(seen[validation], responses[validation], batch_size=1000),
         callbacks=callbacks,
         verbose=0,
     )
     return model, history.history
 
 
-# ====================================== 7. Evaluation ======================================
+# ====================================== 8. Evaluation ======================================
 
 
 def predict_probabilities(model, sfs):
@@ -684,10 +573,7 @@ def wilson(n_right, n):
 def evaluate(probabilities, responses):
     """How well a classifier does on spectra that it has never met.
 
-    Parameters
-    ----------
-    probabilities : numpy.ndarray of float, shape (N, 2)
-    responses : numpy.ndarray of int, shape (N,)
+    From what it gives, shape (N, 2), and the true responses, shape (N,).
 
     Returns
     -------
@@ -729,57 +615,10 @@ def test_network(network, folder):
     return results, probabilities, np.array(parameters)
 
 
-def gene_flow_recognised(parameters, probabilities, n_bins=5):
-    """How much gene flow is recognised, from few migrants to many.
-
-    Parameters
-    ----------
-    parameters : numpy.ndarray of PARAMETERS, shape (N,)
-        The models alternate.
-    probabilities : numpy.ndarray of float, shape (N, 2)
-    n_bins : int
-        Of equally many replicates.
-
-    Returns
-    -------
-    dict
-        `recognised_by_migration_rate`, for each bin the `lowest` and `highest` rate (the mean of both
-        ways), how many are `recognised`, and of how many, `n`. `half_missed_below`, the rate at which a
-        logistic regression on its logarithm gives one half; None if that is none of them.
-    """
-    from sklearn.linear_model import LogisticRegression
-
-    rates, recognised = mean_migration(parameters[1::2]), probabilities[1::2].argmax(axis=1)
-    bins = np.array_split(np.argsort(rates), min(n_bins, len(rates)))
-    half = None
-    if 0 < recognised.sum() < len(rates) and np.ptp(rates):
-        fit = LogisticRegression(C=1e6).fit(np.log(rates)[:, np.newaxis], recognised)
-        slope, intercept = fit.coef_[0, 0], fit.intercept_[0]
-        rate = math.exp(-intercept / slope) if slope > 0 else math.nan
-        half = rate if rates.min() < rate < rates.max() else None
-    return {
-        "recognised_by_migration_rate": [
-            {
-                "lowest": float(rates[rows].min()),
-                "highest": float(rates[rows].max()),
-                "recognised": int(recognised[rows].sum()),
-                "n": len(rows),
-            }
-            for rows in bins
-        ],
-        "half_missed_below": half,
-    }
-
-
-def mean_migration(parameters):
-    """The migration rate, the mean of both ways."""
-    return (parameters["migration_a_to_b"] + parameters["migration_b_to_a"]) / 2
-
-
-# ================================== 8. The three commands ==================================
+# ================================== 9. The three commands ==================================
 #
-# A plan holds what was typed, completed by what was saved and by the defaults, and checked: what
-# does not fit has been refused before the first of them starts.
+# A plan says what to do. `make_plan` made it, of what was typed, or else saved, or else the default;
+# what does not fit has been refused.
 
 
 def simulate(plan):
@@ -856,10 +695,115 @@ def test(plan):
 # The lesson ends here. What follows serves it: life without a network, observed spectra, files,
 # processes, the command line, screen and pictures.
 
-# ================================= 9. Without a network =================================
+# ============================== 10. Sites that mutate twice ==============================
+
+MOST_MUTATIONS_A_SITE = 0.5  # with more of them, how they meet would have to be simulated exactly
+
+
+def let_mutations_meet(mutations, n_sites, rng):
+    """Let some mutations fall on sites that have mutated before.
+
+    With k mutations a site, n_sites * (k - 1 + exp(-k)) of them meet an earlier one. Which two meet is
+    drawn from the spectrum itself. If the carriers of both together are no more than the sample, they
+    are taken to be apart, on different branches; one time in three (Jukes and Cantor 1969) both make
+    the same nucleotide, and the two alleles become one. Otherwise, if there are no more carriers of one
+    than of the other in either species, it arose among these: they lose the older allele for it, or,
+    one time in three, mutate back. What fits neither picture, of some branches that cross, is left as
+    it is, but that one time in three the smaller allele is lost.
+
+    The number that meets would be exact if all sites had the same genealogy; how genealogies differ
+    along the sequence, and which branches lie within which, is not looked at. Beside
+    `msprime.sim_mutations`, at 0.18 mutations a site (the lesson's mean), this makes 1% more SNPs and
+    up to 2% more that are polymorphic in both species; at 0.5 it makes 4% and 6% more, at 1 it makes
+    9% and 12% more.
+
+    Parameters
+    ----------
+    mutations : numpy.ndarray of int, shape (2 * n_A + 1, 2 * n_B + 1)
+        How many have how many carriers in A and in B, were each alone at its site.
+    n_sites : int
+    rng : numpy.random.Generator
+
+    Returns
+    -------
+    numpy.ndarray of int, shape (2 * n_A + 1, 2 * n_B + 1)
+        The derived alleles at all sites; several at a site are each counted, as tskit does.
+    """
+    per_site = mutations.sum() / n_sites
+    n_meetings = rng.poisson(n_sites * (per_site + np.expm1(-per_site)))
+    n_meetings = min(n_meetings, mutations.sum() // 2)
+    meeting = rng.multivariate_hypergeometric(mutations.ravel(), 2 * n_meetings)
+    pairs = rng.permutation(np.repeat(np.arange(mutations.size), meeting)).reshape(2, n_meetings)
+    carriers = np.array(np.unravel_index(pairs, mutations.shape))  # (species, of a pair, meetings)
+    larger_first = np.argsort(-carriers.sum(axis=0), axis=0)
+    (large_a, small_a), (large_b, small_b) = np.take_along_axis(carriers, larger_first[np.newaxis], 1)
+
+    n_a, n_b = (n - 1 for n in mutations.shape)
+    apart = (large_a + small_a <= n_a) & (large_b + small_b <= n_b)
+    within = (small_a <= large_a) & (small_b <= large_b) & ~apart
+    same_nucleotide = rng.random(n_meetings) < 1 / 3
+    # Apart, the two alleles become one or stay two; within, the older one loses the younger's carriers.
+    gained = (apart & same_nucleotide).astype(int) - within
+    large_a, large_b = large_a + gained * small_a, large_b + gained * small_b
+    stays = ~same_nucleotide
+    alleles = [np.append(large_a, small_a[stays]), np.append(large_b, small_b[stays])]
+    cells = np.ravel_multi_index(alleles, mutations.shape)
+    sfs = mutations.ravel() - meeting + np.bincount(cells, minlength=mutations.size)
+    return sfs.reshape(mutations.shape) * snp_mask(mutations.shape).astype(int)
+
+
+# ================================= 11. Beside the network =================================
 #
-# What population geneticists read off a joint SFS, how far that alone would get them, and whether a
-# spectrum is one that the simulations could have made.
+# Which gene flow is recognised; what population geneticists read off a joint SFS, and how far that
+# alone would get them; and whether a spectrum is one that the simulations could have made.
+
+
+def gene_flow_recognised(parameters, probabilities, n_bins=5):
+    """How much gene flow is recognised, from few migrants to many.
+
+    Parameters
+    ----------
+    parameters : numpy.ndarray of PARAMETERS, shape (N,)
+        The models alternate.
+    probabilities : numpy.ndarray of float, shape (N, 2)
+    n_bins : int
+        Of equally many replicates.
+
+    Returns
+    -------
+    dict
+        `recognised_by_migration_rate`, for each bin the `lowest` and `highest` rate (the mean of both
+        ways), how many are `recognised`, and of how many, `n`. `half_missed_below`, the rate at which a
+        logistic regression on its logarithm gives one half; None if that is none of them.
+    """
+    from sklearn.linear_model import LogisticRegression
+
+    rates, recognised = mean_migration(parameters[1::2]), probabilities[1::2].argmax(axis=1)
+    bins = np.array_split(np.argsort(rates), min(n_bins, len(rates)))
+    half = None
+    if 0 < recognised.sum() < len(rates) and np.ptp(rates):
+        fit = LogisticRegression(C=1e6).fit(np.log(rates)[:, np.newaxis], recognised)
+        slope, intercept = fit.coef_[0, 0], fit.intercept_[0]
+        rate = math.exp(-intercept / slope) if slope > 0 else math.nan
+        half = rate if rates.min() < rate < rates.max() else None
+    return {
+        "recognised_by_migration_rate": [
+            {
+                "lowest": float(rates[rows].min()),
+                "highest": float(rates[rows].max()),
+                "recognised": int(recognised[rows].sum()),
+                "n": len(rows),
+            }
+            for rows in bins
+        ],
+        "half_missed_below": half,
+    }
+
+
+def mean_migration(parameters):
+    """The migration rate, the mean of both ways."""
+    return (parameters["migration_a_to_b"] + parameters["migration_b_to_a"]) / 2
+
 
 SCALE = "--mutation_rate, --sequence_length, --n_loci and missing genotypes"
 DIVERSITY = f"--ne_prior, {SCALE}"
@@ -924,7 +868,7 @@ def summaries(sfs, folded=False):
     """
     n_a, n_b = sfs.shape[1] - 1, sfs.shape[2] - 1
     a, b = np.ogrid[: n_a + 1, : n_b + 1]
-    snps = is_snp((n_a + 1, n_b + 1)).astype(float)
+    snps = snp_mask((n_a + 1, n_b + 1)).astype(float)
     meaningful = [summary for summary in SUMMARIES if not (folded and summary.name == MORE_COMMON)]
     weights = [(summary.weight(a, b, n_a, n_b) * snps).ravel() for summary in meaningful]
     sums = [piece.reshape(len(piece), -1) @ np.stack(weights, axis=1) for piece in pieces(sfs)]
@@ -1175,7 +1119,7 @@ def compare_with_simulations(sfs, notes):
     return Comparison(values, percentiles, np.transpose(fits), outside)
 
 
-# ================================= 10. Observed spectra =================================
+# ================================= 12. Observed spectra =================================
 
 MOST_SNPS = 1e12  # in a cell: no genome has so many
 MOST_PICTURES = 10
@@ -1566,7 +1510,7 @@ def methods(network, folder):
     return "\n\n".join(paragraphs) + "\n"
 
 
-# ========================================= 11. Files =========================================
+# ========================================= 13. Files =========================================
 
 MODEL = "trained_model.keras"
 DATASET = ("sfs.npy", "responses.npy", "parameters.npy", "settings.json")  # behind the name of each
@@ -1856,6 +1800,18 @@ def open_dataset(folder, name):
     return [np.lib.format.open_memmap(path, mode="r") for path in dataset_paths(folder, name)[:3]]
 
 
+CELLS_AT_ONCE = 2_000_000  # of spectra in memory, where no more are needed
+
+
+def pieces(sfs):
+    """Spectra, as many at a time as should be in memory where no more are needed."""
+    step = max(1, CELLS_AT_ONCE // math.prod(sfs.shape[1:]))
+    for first in range(0, len(sfs), step):
+        yield sfs[first : first + step]
+        if isinstance(sfs.base, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
+            sfs.base.madvise(mmap.MADV_DONTNEED)  # a memory map need not stay in memory
+
+
 CELLS_FOR_STATISTICS = 10_000_000  # of spectra; more would fill the memory
 
 
@@ -2068,7 +2024,7 @@ def trained_on_other_data(path, data):
     return False
 
 
-# ======================================== 12. Processes ========================================
+# ======================================== 14. Processes ========================================
 
 SECONDS_BETWEEN_LOOKS, LOOKS_IN_VAIN = 4, 3  # at whether workers are left, before giving up
 
@@ -2259,7 +2215,7 @@ def silenced(package):
         logging.disable(disabled)
 
 
-# ==================================== 13. Options and the plan ====================================
+# ==================================== 15. Options and the plan ====================================
 
 COMMANDS = {"simulate": simulate, "train": train, "test": test, "predict": predict}  # in this order
 KINDS = (SimulationSettings, TrainingSettings, WorkSettings)
@@ -2601,7 +2557,19 @@ def refuse_unfit(path, observed, sample_size, folded):
         raise Problem(f"{path}: folded, but the model takes unfolded spectra: train with --folded.")
 
 
-# ======================================= 14. The screen =======================================
+# ======================================= 16. The screen =======================================
+
+
+class Problem(Exception):  # noqa: N818
+    """Something that the user can put right. Its text says what is wrong and what to do."""
+
+    status = 1
+
+
+class UsageError(Problem):
+    """What was typed makes no sense."""
+
+    status = 2
 
 
 def say(text):
@@ -2868,7 +2836,7 @@ def print_reuse(models):
     print()
 
 
-# ======================================= 15. Pictures =======================================
+# ======================================= 17. Pictures =======================================
 #
 # They are drawn when the numbers are saved and printed. Purple and orange, or from dark to light:
 # these can be told apart on a grey print, and by the colour-blind.
@@ -3199,7 +3167,7 @@ def attributions(model, seen, origin):
     from keras import Model
 
     last = model.layers[-1]
-    hidden = Model(preprocessed(model), last.input)
+    hidden = Model(model.get_layer(FIRST_GAIN).input, last.input)
     kernel, _ = last.get_weights()
     towards_gene_flow = (kernel[:, 1] - kernel[:, 0])[:, np.newaxis]
     way = tf.constant(seen - origin, tf.float32)
@@ -3234,7 +3202,7 @@ def draw_prediction(figure, observed, near, folded):
     scatter.legend()
 
 
-# ========================================= 16. main =========================================
+# ========================================= 18. main =========================================
 
 
 def settle():
