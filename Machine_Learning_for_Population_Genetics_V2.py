@@ -14,10 +14,10 @@ spectrum (SFS). `--train` teaches a convolutional neural network to tell the two
 
 The file reads in the order in which the data flow. The lesson: 1 settings, 2 demography, 3 one
 simulated SFS, 4 a dataset, 5 what the network looks at, 6 the network, 7 its training, 8 its
-evaluation, 9 the three commands. Behind the lesson: 10 sites that mutate twice, 11 what stands beside the
+evaluation, 9 the three commands. Behind it: 10 sites that mutate twice, 11 what stands beside the
 network, such as whether a model could have made a spectrum, 12 observed spectra, 13 files, 14
-processes, 15 options and the plan, 16 the screen, 17 pictures, 18 main. A command goes from `main`
-through `parse` and `make_plan` to the function of its name.
+processes, 15 options and the plan, 16 the screen, 17 pictures, 18 main. What is typed goes from
+`main` through `parse` and `make_plan` to the command of its name.
 """
 
 import signal
@@ -29,6 +29,7 @@ import argparse
 import contextlib
 import csv
 import difflib
+import functools
 import hashlib
 import io
 import itertools
@@ -53,7 +54,7 @@ import warnings
 import zipfile
 from collections import deque
 from collections.abc import Callable
-from concurrent.futures import CancelledError, Executor, ProcessPoolExecutor
+from concurrent.futures import CancelledError, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass, field, fields, replace
 from importlib.metadata import version
@@ -318,7 +319,7 @@ def simulate_dataset(settings, stream, n_rows, processes, first_row=0):
     tasks = deque()
     for first in range(first_row, n_rows, ROWS_PER_TASK):
         rows = range(first, min(first + ROWS_PER_TASK, n_rows))
-        tasks.append(processes.executor.submit(simulate_rows, settings, stream, rows))
+        tasks.append(processes.submit(simulate_rows, settings, stream, rows))
         if len(tasks) > processes.tasks_ahead:  # so memory does not grow with the dataset
             yield processes.result(tasks.popleft())
     while tasks:
@@ -548,6 +549,7 @@ def train_network(sfs, responses, settings, log_path=None):
         steps,
         epochs=settings.epochs,
         validation_data=batches(seen[validation], responses[validation], batch_size=1000),
+        shuffle=False,  # the batches are shuffled already
         callbacks=callbacks,
         verbose=0,
     )
@@ -624,27 +626,26 @@ def test_network(network, folder):
 def simulate(plan):
     """`runml --simulate`: from settings to a dataset in the folder."""
     start = time.perf_counter()
-    settings, n_reps = plan.simulation, plan.work.n_reps
-    print(f"Simulating {n_reps:,} replicates of each model.")
-    say(expected_size(settings))
-    # Under this name an interrupted simulation is found again.
-    unfinished = fingerprint(Simulated(settings, n_reps, versions()).as_saved())
-    with new_files(plan.folder, "simulated", unfinished) as staging:
-        save_dataset(settings, TRAINING_SET, n_reps, staging, "simulated", plan.work)
+    simulated = Simulated(plan.simulation, plan.work.n_reps, versions())
+    print(f"Simulating {simulated.n_reps:,} replicates of each model.")
+    say(size_in_words(simulated.settings))
+    # By its fingerprint an interrupted simulation is found again.
+    with new_files(plan.folder, "simulated", simulated.fingerprint) as staging:
+        save_dataset(simulated, TRAINING_SET, staging, "simulated", plan.work)
         sfs = first_spectra(staging, "simulated")
     seconds = time.perf_counter() - start
-    print(f"{2 * n_reps:,} joint SFS saved in {plan.folder} after {seconds:.0f} s.")
+    print(f"{2 * simulated.n_reps:,} joint SFS saved in {plan.folder} after {seconds:.0f} s.")
 
-    print_simulated(sfs, 2 * n_reps)
-    save_picture(plan.folder / "demographic_models.png", draw_models, settings)
+    print_simulated(sfs, 2 * simulated.n_reps)
+    save_picture(plan.folder / "demographic_models.png", draw_models, simulated.settings)
     save_picture(plan.folder / "simulated_sfs.png", draw_sfs, sfs)
 
 
 def train(plan):
     """`runml --train`: from the dataset to a network."""
     start = time.perf_counter()
-    settings, data = plan.training, plan.data or load_dataset(plan.folder)
-    path = plan.folder / MODEL
+    settings, path = plan.training, plan.folder / MODEL
+    data = plan.data or load_dataset(plan.folder)
     if trained_on_other_data(path, data):
         print(f"{path} was trained on other data, and is to be replaced.")
     runs = Table(plan.folder / "experiments.csv", RUN_NUMBERS)
@@ -657,12 +658,13 @@ def train(plan):
                 f"--learning_rate {settings.learning_rate:g}: too large, the loss is no number any more."
             )
         learned = learn_without_network(data, settings)
-        save_model(staging / MODEL, model, Notes(settings, data.checksums, data.simulated, learned))
+        notes = Notes(settings, data.checksums, data.simulated, learned, learning_versions())
+        save_model(staging / MODEL, model, notes)
         seconds = time.perf_counter() - start
         runs.append(row_of_run(settings, model, history, seconds, data))
         runs.save(staging)
     print(f"Validation accuracy {history['val_accuracy'][-1]:.4f}, loss {history['val_loss'][-1]:.4f}.")
-    say(what_the_curve_says(history["val_loss"]))
+    say(what_the_curves_say(history["loss"], history["val_loss"]))
     print(f"Model saved in {path} after {seconds:.0f} s.")
 
     comparable = [run for run in runs.rows if run.get("data") == runs.rows[-1]["data"]]
@@ -672,16 +674,17 @@ def train(plan):
 
 def test(plan):
     """`runml --test`: from the network and a test set of its own to a verdict."""
-    network, settings = plan.network or load_network(plan.folder / MODEL), plan.testing
-    n_reps = plan.work.n_test_reps
+    network = plan.network or load_network(plan.folder / MODEL)
+    simulated = Simulated(plan.testing, plan.work.n_test_reps, versions())
+    test_set = fingerprint(as_saved(plan.testing))  # more replicates are the same test set, longer
     tests = Table(plan.folder / "test_log.csv", ("n_test", "accuracy"))
-    test_set = fingerprint(as_saved(settings))  # more replicates are the same test set, longer
     before = {row.get("model") for row in tests.rows if row.get("test_set") == test_set}
-    print(f"Simulating {n_reps:,} {'known' if before else 'fresh'} replicates of each model.")
+    kind = "known" if before else "fresh"
+    print(f"Simulating {simulated.n_reps:,} {kind} replicates of each model.")
     with new_files(plan.folder, "test") as staging:
-        save_dataset(settings, TEST_SET, n_reps, staging, "test", plan.work)
+        save_dataset(simulated, TEST_SET, staging, "test", plan.work)
         results, probabilities, parameters = test_network(network, staging)
-        results |= {"seed": settings.seed, "model": network.fingerprint, "test_set": test_set}
+        results |= {"seed": plan.testing.seed, "model": network.fingerprint, "test_set": test_set}
         save_json(staging / "test_results.json", results)
         tests.append({name: results[name] for name in TEST_COLUMNS})
         tests.save(staging)
@@ -785,7 +788,8 @@ def gene_flow_recognised(parameters, probabilities, n_bins=5):
         fit = LogisticRegression(C=1e6).fit(np.log(rates)[:, np.newaxis], recognised)
         slope, intercept = fit.coef_[0, 0], fit.intercept_[0]
         rate = math.exp(-intercept / slope) if slope > 0 else math.nan
-        half = rate if rates.min() < rate < rates.max() else None
+        low, high = np.quantile(rates, [0.05, 0.95])  # at the very ends it would be a guess
+        half = rate if low < rate < high else None
     return {
         "recognised_by_migration_rate": [
             {
@@ -993,7 +997,7 @@ def accuracy_without_network(notes, sfs, responses):
 MEASURES = ("SNPs", "pi in A", "pi in B", "d_XY", "polymorphic in both", MORE_COMMON)
 AXES = 8  # principal components: with fewer, ghosts and crashes are seen less often
 CLOUDS = 8  # normal distributions that make up a model's: a single one would fill what is bent
-WITHIN = 99  # percent of a model's spectra that lie within its limit
+WITHIN = 99.2  # percent of a model's spectra that lie within its limit
 MARGIN = 0.01  # of a summary's range: how far beyond it a value counts as outside
 
 
@@ -1034,39 +1038,42 @@ def fit_cloud(training, validation):
     seen, n = flat(training.seen), len(training.seen)
     components = PCA(min(AXES, 1 + n // 20, seen.shape[1] // 3), random_state=0).fit(seen)
     cloud = {"origin": plain(components.mean_), "axes": plain(components.components_)}
-    unscaled = traits(training.seen, training.values, cloud | {"mean": 0, "deviation": 1})
-    cloud["mean"] = plain(unscaled.mean(axis=0))
-    cloud["deviation"] = plain(np.maximum(unscaled.std(axis=0), 0.001))
+    own_traits = traits(training.seen, training.values, cloud)
+    cloud["mean"] = plain(own_traits.mean(axis=0))
+    cloud["deviation"] = plain(np.maximum(own_traits.std(axis=0), 0.001))
     mixture = GaussianMixture(min(CLOUDS, 1 + n // 200), reg_covar=0.001, random_state=0)
-    mixture.fit(traits(training.seen, training.values, cloud))
+    mixture.fit(standardised(own_traits, cloud))
     cloud["mixture"] = [plain(x) for x in (mixture.weights_, mixture.means_, mixture.covariances_)]
-    limit = np.percentile(
-        distances(traits(validation.seen, validation.values, cloud), cloud), WITHIN, method="weibull"
-    )
-    return cloud | {"limit": max(1.0, float(limit))}
+    off = distances(validation.seen, validation.values, cloud)
+    return cloud | {"limit": max(1.0, float(np.percentile(off, WITHIN, method="weibull")))}
 
 
 def traits(seen, values, cloud):
     """What spectra look like beside those of one model, shape (N, axes + 1 + measures).
 
-    From what the network has `seen`, the `values` of summaries, and what `fit_cloud` returns: their
+    From what the network has `seen`, the `values` of summaries, and the axes of `fit_cloud`: their
     scores on the model's principal components, the logarithm of their distance from these, and the
-    logarithms of `MEASURES`; all in standard deviations from the model's mean. Logarithms, as they
-    make what is missing stand out: folded spectra have no derived alleles above one half.
+    logarithms of `MEASURES`. Logarithms, as they make what is missing stand out: folded spectra have no
+    derived alleles above one half.
     """
     axes = np.array(cloud["axes"])
     off = flat(seen) - np.array(cloud["origin"])
     scores = off @ axes.T
     beside = np.log(((off - scores @ axes) ** 2).sum(axis=1) + 0.01)
     logs = [np.log(values[name] + 1e-6) for name in MEASURES if name in values]
-    return (np.column_stack([scores, beside, *logs]) - cloud["mean"]) / np.array(cloud["deviation"])
+    return np.column_stack([scores, beside, *logs])
 
 
-def distances(points, cloud):
-    """How far spectra lie from those of one model, shape (N,), from their `traits`.
+def standardised(own_traits, cloud):
+    """Traits in standard deviations from a model's mean."""
+    return (own_traits - cloud["mean"]) / np.array(cloud["deviation"])
 
-    From how much rarer they are than the commonest. Were the traits of a model's spectra normal, it
-    would be their Mahalanobis distance.
+
+def distances(seen, values, cloud):
+    """How far spectra lie from those of one model, shape (N,), by what `fit_cloud` returned.
+
+    From how much rarer their traits are than the commonest. Were the traits of a model's spectra
+    normal, it would be their Mahalanobis distance.
     """
     from scipy.special import logsumexp
     from scipy.stats import multivariate_normal
@@ -1079,6 +1086,7 @@ def distances(points, cloud):
         return logsumexp(of_each, axis=0)
 
     peak = log_density(np.array(cloud["mixture"][1])).max()
+    points = standardised(traits(seen, values, cloud), cloud)
     return np.sqrt(2 * np.maximum(peak - log_density(points), 0))
 
 
@@ -1087,13 +1095,26 @@ class Comparison(NamedTuple):
 
     values: dict  # the `summaries`, by name
     percentiles: list  # for each model, by name; -inf or inf below or above all of its simulations
-    fits: np.ndarray  # (N, 2), distances in units of the limit: above 1, the model makes no such thing
-    outside: dict  # by name, -1 or 1 where a value is below or above all simulations of both models
+    fits: np.ndarray  # (N, 2), distances from each model in units of the limit
+    outside: dict  # by name, -1 or 1 where a value is clearly below or above both models' ranges
 
     @property
     def out_of_range(self):
         """Whether a summary is outside the range of all simulations, shape (N,)."""
         return np.any([*self.outside.values()], axis=0)
+
+    def unlike(self, models):
+        """Whether spectra are unlike nearly all simulations of a model, given for each, shape (N,)."""
+        return np.take_along_axis(self.fits, np.expand_dims(models, -1), -1)[..., 0] > 1
+
+    def of_row(self, row):
+        """The same of one spectrum, with numbers in place of arrays."""
+
+        def at(arrays):
+            return {name: array[row] for name, array in arrays.items()}
+
+        of_models = [at(percentiles) for percentiles in self.percentiles]
+        return Comparison(at(self.values), of_models, self.fits[row], at(self.outside))
 
 
 def compare_with_simulations(sfs, notes):
@@ -1103,20 +1124,24 @@ def compare_with_simulations(sfs, notes):
     """
     reference, folded = notes.learned["reference"], notes.training.folded
     seen, values = preprocess_all(sfs, folded), summaries(sfs, folded)
-    fits = [distances(traits(seen, values, cloud), cloud) / cloud["limit"] for cloud in reference]
-    percentiles, outside = [{} for _ in reference], {}
+    scales = [{name: np.array(cloud["percentiles"][name]) for name in values} for cloud in reference]
+    outside = {}
     for name, value in values.items():
-        scales = [np.array(cloud["percentiles"][name]) for cloud in reference]
-        for scale, of_model in zip(scales, percentiles, strict=True):
-            # Between two percentiles, or on several that are the same: in their middle.
-            left, right = (np.searchsorted(scale, value, side) for side in ("left", "right"))
-            of_model[name] = (left + right - 1) / 2
-            of_model[name][value < scale[0]] = -np.inf
-            of_model[name][value > scale[-1]] = np.inf
-        low, high = min(scale[0] for scale in scales), max(scale[-1] for scale in scales)
+        low, high = (end([scale[name] for scale in scales]) for end in (np.min, np.max))
         margin = MARGIN * (high - low)
         outside[name] = (value > high + margin).astype(int) - (value < low - margin)
-    return Comparison(values, percentiles, np.transpose(fits), outside)
+    return Comparison(
+        values,
+        [{name: percentile(values[name], scale[name]) for name in values} for scale in scales],
+        np.transpose([distances(seen, values, cloud) / cloud["limit"] for cloud in reference]),
+        outside,
+    )
+
+
+def percentile(values, scale):
+    """Where values lie on a scale of percentiles; between two, or on several alike, in their middle."""
+    left, right = (np.searchsorted(scale, values, side) for side in ("left", "right"))
+    return np.select([values < scale[0], values > scale[-1]], [-np.inf, np.inf], (left + right - 1) / 2)
 
 
 # ================================= 12. Observed spectra =================================
@@ -1138,13 +1163,18 @@ def individuals(shape):
     return PerSpecies(*(n // 2 for n in shape))
 
 
+def of_diploids(shape):
+    """Whether the numbers of chromosomes behind a joint SFS of some shape are even, and not zero."""
+    return all(n >= 3 and n % 2 for n in shape)
+
+
 def read_observed(path):
     """Read an observed joint SFS: `.npy`, fastsimcoal2's `.obs`, or else dadi's and moments' text.
 
     A `Problem` if it is none of two populations, each of an even number of chromosomes.
     """
     read = {".npy": read_numpy, ".obs": read_fastsimcoal}.get(path.suffix.lower(), read_dadi)
-    try:
+    with refusing_broken(path, "joint SFS"):
         refuse_no_spectrum(regular(path))
         observed = read(path)
         counts = observed.counts
@@ -1153,11 +1183,11 @@ def read_observed(path):
                 f"{counts.ndim} populations in place of two: choose A and B, or sum over the others "
                 "(moments: marginalize)"
             )
-        if any(n < 3 or n % 2 == 0 for n in counts.shape):
+        if not of_diploids(counts.shape):
             n_a, n_b = (n - 1 for n in counts.shape)
             raise ValueError(
-                f"{n_a} + {n_b} chromosomes: project to even numbers, two an individual "
-                "(moments: project)"
+                f"{n_a} + {n_b} chromosomes: project to even numbers, two an individual (moments: "
+                "project)"
             )
         counts[0, 0] = counts[-1, -1] = 0  # no SNPs, whatever they hold
         if not np.isfinite(counts).all() or counts.min() < 0:
@@ -1166,10 +1196,6 @@ def read_observed(path):
             raise ValueError("there are no SNPs in it")
         if counts.max() > MOST_SNPS:
             raise ValueError("no genome has so many SNPs")
-    except Problem:
-        raise
-    except Exception as error:  # a broken file can raise anything
-        raise Problem(f"{path}: {one_line(error)}.") from None
     return observed
 
 
@@ -1187,9 +1213,7 @@ def refuse_no_spectrum(path):
     }
     for kind, is_this in kinds.items():
         if is_this:
-            raise ValueError(
-                f"this is {kind}, and no spectrum yet; the README's 'From a VCF to a spectrum' makes one"
-            )
+            raise ValueError(f"it is {kind}, of which the README's 'From a VCF to a spectrum' makes one")
 
 
 def read_numpy(path):
@@ -1252,28 +1276,43 @@ def read_fastsimcoal(path):
     return Observed(counts.T if in_columns < in_rows else counts, folded="jointMAF" in path.name)
 
 
+class Prediction(NamedTuple):
+    """What there is to say about one observed spectrum."""
+
+    path: Path
+    observed: Observed
+    probabilities: np.ndarray  # (2,)
+    comparison: Comparison  # of this spectrum alone
+
+    @property
+    def favoured(self):
+        """The response that the network favours."""
+        return int(self.probabilities.argmax())
+
+    @property
+    def verdict(self):
+        """One of the `VERDICTS`: the favoured model, if it makes such spectra."""
+        if self.comparison.out_of_range:
+            return "out of range"
+        return "neither" if self.comparison.unlike(self.favoured) else MODELS[self.favoured]
+
+
 def predict(plan):
     """`runml --predict FILE...`: from the network and observed spectra to verdicts."""
     network = plan.network or load_network(plan.folder / MODEL)
-    sfs = np.stack([observed.counts for observed in plan.observed.values()])[..., np.newaxis]
-    probabilities = predict_probabilities(network.model, sfs)
-    comparison = compare_with_simulations(sfs, network.notes)
+    predictions = predictions_of(plan.observed, network)
     simulations = load_simulations(plan.folder, network)
     table = Table(plan.folder / "predictions.csv")
-    drawn = {}
+    pictures = {}
     with new_files(plan.folder, "predictions") as staging:
-        for row, (path, observed) in enumerate(plan.observed.items()):
-            verdict = verdict_on(probabilities[row], comparison, row)
-            table.append(row_of_prediction(path, probabilities[row], verdict, comparison, row, network))
-            print(f"\n{path}" + (f" ({observed.remark})" if observed.remark else ""))
-            print_comparison(comparison, row, network.notes)
-            print_verdict(verdict, probabilities[row])
+        for prediction in predictions:
+            table.append(row_of_prediction(prediction, network))
+            print_prediction(prediction, network.notes)
             if simulations:
-                near = neighbours(simulations, network, sfs[row], int(probabilities[row].argmax()))
+                near = neighbours(simulations, network, prediction)
                 print_neighbours(near)
-                if len(drawn) < MOST_PICTURES:
-                    number = f"_{len(drawn) + 1}" if f"prediction_{path.stem}.png" in drawn else ""
-                    drawn[f"prediction_{path.stem}{number}.png"] = observed.counts, near
+                if len(pictures) < MOST_PICTURES:
+                    pictures[unused_name(prediction.path, pictures)] = prediction, near
         table.save(staging)
         (staging / "methods.txt").write_text(methods(network, plan.folder), encoding="utf-8")
     say(
@@ -1281,63 +1320,73 @@ def predict(plan):
         "are equally probable beforehand, and nothing else is."
     )
     print(f"Saved in {plan.folder / 'predictions.csv'}; methods.txt says it as a paper would.")
-    for picture, inputs in drawn.items():
-        save_picture(plan.folder / picture, draw_prediction, *inputs, network.notes.training.folded)
-    if simulations and len(plan.observed) > len(drawn):
-        print(f"(Of {len(plan.observed):,} spectra, the first {len(drawn)} are drawn.)")
+    for name, inputs in pictures.items():
+        save_picture(plan.folder / name, draw_prediction, *inputs, network.notes.training.folded)
+    if simulations and len(predictions) > len(pictures):
+        print(f"(Of {len(predictions):,} spectra, the first {len(pictures)} are drawn.)")
 
 
-def print_comparison(comparison, row, notes):
-    """The summaries of one spectrum, and where they lie among the simulations of each model."""
+def predictions_of(observed, network):
+    """The `Prediction` of each observed spectrum, a dictionary of `Observed` by path."""
+    sfs = np.stack([each.counts for each in observed.values()])[..., np.newaxis]
+    probabilities = predict_probabilities(network.model, sfs)
+    comparison = compare_with_simulations(sfs, network.notes)
+    return [
+        Prediction(path, each, probabilities[row], comparison.of_row(row))
+        for row, (path, each) in enumerate(observed.items())
+    ]
+
+
+def unused_name(path, used):
+    """What to call the picture of a spectrum; others may be of the same name in other folders."""
+    numbers = itertools.chain([""], (f"_{n}" for n in itertools.count(2)))
+    names = (f"prediction_{path.stem}{number}.png" for number in numbers)
+    return next(name for name in names if name not in used)
+
+
+def print_prediction(prediction, notes):
+    """What a spectrum looks like among the simulations of each model, and the verdict."""
+    _, observed, probabilities, comparison = prediction
     simulated = notes.simulated and notes.simulated.settings
-    base_pairs = simulated.n_loci * simulated.sequence_length if simulated else 1
+    base_pairs = simulated.n_sites if simulated else 1
     forms = {"count": ("", ",.0f"), "share": (", share", ",.3f"), "ratio": ("", ",.3f")}
     forms["per site"] = (", per bp", ".3g") if simulated else (", in all", ",.3f")
     kinds = {summary.name: summary.kind for summary in SUMMARIES} | {"F_ST": "ratio"}
+    print(f"\n{prediction.path}" + (f" ({observed.remark})" if observed.remark else ""))
     print(f"{'':<36}{'':>12}  percentile under")
     print(f"{'summary':<36}{'observed':>12}{MODELS[0]:>14}{MODELS[1]:>12}")
-    for name, values in comparison.values.items():
+    for name, value in comparison.values.items():
         unit, form = forms[kinds[name]]
-        label, value = name + unit, values[row] / (base_pairs if kinds[name] == "per site" else 1)
-        ranks = [percentiles[name][row] for percentiles in comparison.percentiles]
+        label, value = name + unit, value / (base_pairs if kinds[name] == "per site" else 1)
+        ranks = [percentiles[name] for percentiles in comparison.percentiles]
         ranks = [f"{rank:.0f}" if np.isfinite(rank) else "outside" for rank in ranks]
         print(f"{label:<36}{value:>12{form}}{ranks[0]:>14}{ranks[1]:>12}")
-    fits = [f"{fit:.2f}" for fit in comparison.fits[row]]
+    fits = [f"{fit:.2f}" for fit in comparison.fits]
     print(f"{'distance from the simulations':<36}{'':>12}{fits[0]:>14}{fits[1]:>12}")
     for name, side in comparison.outside.items():
-        if side[row]:
-            more = "more" if side[row] > 0 else "less"
+        if side:
+            more = "more" if side > 0 else "less"
             say(f"Warning: {name}: {more} than in any simulation. It depends on {DEPENDS_ON[name]}.")
-    if comparison.fits[row].min() > 1:
+    if comparison.unlike(prediction.favoured):
+        all_of_them = comparison.fits.min() > 1
+        favoured = f"{MODELS[prediction.favoured]}, which the network favours"
         say(
-            f"Warning: taken as a whole, this is unlike {WITHIN}% of the simulations of either model (a "
-            "distance above 1). A history that is in neither? Priors that do not cover the truth? Are "
-            f"ancestral alleles known? Do {SCALE} fit?"
+            f"Warning: taken as a whole, this is unlike {WITHIN}% of the simulations of "
+            f"{'either model' if all_of_them else favoured} (a distance above 1). A history that is in "
+            "neither? Priors that do not cover the truth? Are ancestral alleles known? Do "
+            f"{SCALE} fit?"
         )
+    print(VERDICTS[prediction.verdict])
+    divergence, gene_flow = map(never_sure, probabilities)
+    print(f"Estimated probabilities: divergence {divergence}, gene flow {gene_flow}.")
 
 
 VERDICTS = {
     "divergence": "Verdict: no gene flow of the kind that was simulated.",
     "gene flow": "Verdict: gene flow of the kind that was simulated.",
-    "neither": "Verdict: neither; this is a spectrum that neither of the two models makes.",
+    "neither": "Verdict: neither; such a spectrum is made by neither of the two models.",
     "out of range": "Verdict: none, as the spectrum lies outside what was simulated.",
 }
-
-
-def verdict_on(probabilities, comparison, row):
-    """One of the `VERDICTS`: the favoured model, if the spectrum is one that simulations make."""
-    if comparison.out_of_range[row]:
-        return "out of range"
-    if comparison.fits[row].min() > 1:
-        return "neither"
-    return MODELS[int(probabilities.argmax())]
-
-
-def print_verdict(verdict, probabilities):
-    """What the network says of one spectrum."""
-    divergence, gene_flow = map(never_sure, probabilities)
-    print(VERDICTS[verdict])
-    print(f"Estimated probabilities: divergence {divergence}, gene flow {gene_flow}.")
 
 
 def never_sure(probability):
@@ -1347,21 +1396,21 @@ def never_sure(probability):
     return "more than 0.999" if probability > 0.5 else "less than 0.001"
 
 
-def row_of_prediction(path, probabilities, verdict, comparison, row, network):
+def row_of_prediction(prediction, network):
     """The row of `predictions.csv` of one spectrum."""
-    simulated = network.notes.simulated
+    comparison, simulated = prediction.comparison, network.notes.simulated
     return {
-        "file": path,
-        "divergence": probabilities[0],
-        "gene_flow": probabilities[1],
-        "verdict": verdict,
-        "within_training_range": "yes" if verdict in MODELS else "no",
-        "fit_divergence": f"{comparison.fits[row, 0]:.3f}",
-        "fit_gene_flow": f"{comparison.fits[row, 1]:.3f}",
+        "file": prediction.path,
+        "divergence": prediction.probabilities[0],
+        "gene_flow": prediction.probabilities[1],
+        "verdict": prediction.verdict,
+        "within_training_range": "yes" if prediction.verdict in MODELS else "no",
+        "fit_divergence": f"{comparison.fits[0]:.3f}",
+        "fit_gene_flow": f"{comparison.fits[1]:.3f}",
         "model": network.fingerprint,
-        "simulations": simulated and fingerprint(simulated.as_saved()),
+        "simulations": simulated and simulated.fingerprint,
     } | {
-        f"{name}, percentile under {model}": percentiles[name][row]
+        f"{name}, percentile under {model}": percentiles[name]
         for name in comparison.values
         for model, percentiles in zip(MODELS, comparison.percentiles, strict=True)
     }
@@ -1393,7 +1442,7 @@ def load_simulations(folder, network):
         return None
     sfs = first_spectra(folder, "simulated")
     seen = flat(preprocess_all(sfs, notes.training.folded))
-    axes = PCA(min(8, *seen.shape), random_state=0).fit(seen)
+    axes = PCA(min(AXES, *seen.shape), random_state=0).fit(seen)
     _, validation = split_rows(len(data.sfs), notes.training.seed)
     unseen = np.isin(np.arange(len(sfs)), validation)
     return Simulations(sfs, parameters[: len(sfs)], axes, axes.transform(seen), unseen)
@@ -1402,33 +1451,35 @@ def load_simulations(folder, network):
 class Neighbours(NamedTuple):
     """The simulations most like an observed spectrum."""
 
-    favoured: str  # the model that the network favours
     n: int  # how many of each model
     mean_sfs: np.ndarray  # (a, b), of those of the favoured model
     parameters: list  # those of each model, arrays of PARAMETERS
     n_right: int  # of the nearest validation simulations, how many the network gets right,
     n_validation: int  # and of how many
-    cloud: list  # for each model, simulations on the first two axes, (simulations, 2)
+    scatter: list  # for each model, simulations on the first two axes, (simulations, 2)
     at: np.ndarray  # (2,), where the spectrum is there
 
 
-def neighbours(simulations, network, sfs, favoured, most=50):
-    """The `Neighbours` of an observed spectrum, shape (a, b, 1), under both models."""
+MOST_NEIGHBOURS, MOST_SCATTERED = 50, 1000  # simulations of each model
+
+
+def neighbours(simulations, network, prediction):
+    """The `Neighbours` of an observed spectrum, under both models."""
     folded = network.notes.training.folded
-    at = simulations.axes.transform(flat(preprocess(sfs[np.newaxis], folded)))[0]
+    sfs = prediction.observed.counts[np.newaxis, ..., np.newaxis]
+    at = simulations.axes.transform(flat(preprocess(sfs, folded)))[0]
     by_distance = np.argsort(((simulations.scores - at) ** 2).sum(axis=1))
-    nearest = [by_distance[by_distance % 2 == response][:most] for response in range(2)]
-    unseen = np.sort(by_distance[simulations.validation[by_distance]][: 2 * most])
+    nearest = [by_distance[by_distance % 2 == response][:MOST_NEIGHBOURS] for response in range(2)]
+    unseen = np.sort(by_distance[simulations.validation[by_distance]][: 2 * MOST_NEIGHBOURS])
     verdicts = predict_probabilities(network.model, simulations.sfs[unseen]).argmax(axis=1)
-    alike = simulations.sfs[nearest[favoured]].astype(float)
+    alike = simulations.sfs[nearest[prediction.favoured]].astype(float)
     return Neighbours(
-        favoured=MODELS[favoured],
-        n=len(nearest[favoured]),
+        n=len(nearest[prediction.favoured]),
         mean_sfs=(fold(alike) if folded else alike).mean(axis=0)[..., 0],
         parameters=[simulations.parameters[rows] for rows in nearest],
         n_right=int((verdicts == unseen % 2).sum()),
         n_validation=len(unseen),
-        cloud=[simulations.scores[response:2000:2, :2] for response in range(2)],
+        scatter=[simulations.scores[response::2][:MOST_SCATTERED, :2] for response in range(2)],
         at=at[:2],
     )
 
@@ -1485,24 +1536,24 @@ def methods(network, folder):
         ]
     paragraphs += [
         f"""A convolutional neural network of {counted(training.layers, "hidden layer")} (Keras
-        {version("keras")}, TensorFlow {version("tensorflow")}) was trained on
+        {notes.versions.get("keras")}, TensorFlow {notes.versions.get("tensorflow")}) was trained on
         {1 - VALIDATION_SHARE:.0%} of the spectra, {"folded" if training.folded else "unfolded"}, for
         {counted(training.epochs, "epoch")}, with a dropout of {training.dropout:g}, Adam at a learning
         rate of {training.learning_rate:g}, batches of {training.batch_size} and seed {training.seed}."""
     ]
-    with contextlib.suppress(Problem, KeyError, TypeError, ValueError):
+    with contextlib.suppress(Problem, KeyError, TypeError, ValueError, AttributeError):
         results = load_json(folder / "test_results.json")
-        own = notes.simulated and replace(notes.simulated.settings, seed=results["seed"])
+        own = replace(notes.simulated.settings, seed=results["seed"])
         if (results["model"], results["test_set"]) == (network.fingerprint, fingerprint(as_saved(own))):
             paragraphs[-1] += f""" On {results["n_test"]:,} spectra simulated for the test alone, its
             accuracy was {with_interval(results["accuracy"], results["accuracy_95ci"])}."""
     paragraphs += [
-        f"""An observed spectrum was taken for one that a model makes if it was no further from that
-        model's simulations than {WITHIN}% of those held out, by a mixture of normal distributions over
-        principal components of the roots of binned counts and over summary statistics (scikit-learn
-        {version("scikit-learn")}), and if no summary statistic lay outside the range of all simulations.
-        Probabilities are estimates of posterior probabilities, with both models equally probable
-        beforehand."""
+        f"""An observed spectrum was taken for one that the model makes which the network favoured if it
+        was no further from that model's simulations than {WITHIN}% of those held out, by a mixture of
+        normal distributions over principal components of the roots of binned counts and over summary
+        statistics (scikit-learn {notes.versions.get("sklearn")}), and if no summary statistic lay
+        outside the range of all simulations. Probabilities are estimates of posterior probabilities,
+        with both models equally probable beforehand."""
     ]
     paragraphs = [
         textwrap.fill(" ".join(each.split()), 80, break_on_hyphens=False) for each in paragraphs
@@ -1560,6 +1611,9 @@ def new_files(folder, name, unfinished=None):
     next command finishes them. `name` is that of one of the `SETS`; `unfinished` is a fingerprint of
     what is made, under which an incomplete set is kept for another try.
     """
+    for file in SETS[name]:
+        if (folder / file).is_dir():
+            raise Problem(f"{folder / file} is a folder: move it out of the way.")
     partial = folder / f".{name}{f'-{unfinished}' if unfinished else ''}.partial"
     if not unfinished or partial.is_symlink() or not partial.is_dir():
         remove(partial)
@@ -1575,11 +1629,9 @@ def new_files(folder, name, unfinished=None):
         for path in partial.iterdir():
             if path.name not in SETS[name]:
                 remove(path)
-            elif (folder / path.name).is_dir():
-                raise Problem(f"{folder / path.name} is a folder: move it out of the way.")
-            else:
-                with path.open("rb+") as file:
-                    os.fsync(file.fileno())
+                continue
+            with path.open("rb+") as file:
+                os.fsync(file.fileno())
         remove(folder / f".{name}.complete")
         partial.rename(folder / f".{name}.complete")
     except BaseException:
@@ -1639,13 +1691,22 @@ def save_json(path, content):
 
 def load_json(path):
     """Read a dictionary."""
-    try:
+    with refusing_broken(path, "file of settings"):
         content = json.loads(regular(path).read_text(encoding="utf-8-sig"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise Problem(f"{path} cannot be read ({one_line(error)}).") from None
-    if not isinstance(content, dict):
-        raise Problem(f"{path} holds no settings.")
+        if not isinstance(content, dict):
+            raise ValueError("it holds no names with values")
     return content
+
+
+@contextlib.contextmanager
+def refusing_broken(path, what, remedy=""):
+    """Whatever goes wrong in the block is told as a `Problem` of a file: it may hold anything."""
+    try:
+        yield
+    except Problem:
+        raise
+    except Exception as error:
+        raise Problem(f"{path} is no {what} ({one_line(error)}){remedy}.") from None
 
 
 def as_saved(settings):
@@ -1668,11 +1729,21 @@ def saved_settings(kind, saved, path, only=()):
 
 
 class Simulated(NamedTuple):
-    """How a dataset was simulated, and with which versions of which packages."""
+    """How a dataset is simulated, and with which versions of which packages."""
 
     settings: SimulationSettings
     n_reps: int
     versions: dict
+
+    @property
+    def options(self):
+        """As if all had been typed."""
+        return vars(self.settings) | {"n_reps": self.n_reps}
+
+    @property
+    def fingerprint(self):
+        """Twelve digits that tell it from others."""
+        return fingerprint(self.as_saved())
 
     def as_saved(self):
         """As a file holds it."""
@@ -1683,16 +1754,16 @@ def saved_simulation(saved, path):
     """How a dataset was simulated, from what was saved."""
     work = saved_settings(WorkSettings, saved, path, only=("n_reps",))
     settings = saved_settings(SimulationSettings, saved, path)
-    return Simulated(settings, work.n_reps, dict(saved.get("versions") or {}))
+    with refusing_broken(path, "file of settings"):
+        return Simulated(settings, work.n_reps, dict(saved.get("versions") or {}))
 
 
-def save_dataset(settings, stream, n_reps, folder, name, work):
+def save_dataset(simulated, stream, folder, name, work):
     """Simulate a dataset and write its four files, or go on with those that an earlier try left.
 
-    The spectra go to the disk as they come, behind a header that already states how many they
-    will be. So memory does not grow with the dataset.
+    The spectra go to the disk as they come, so memory does not grow with the dataset.
     """
-    n_rows = 2 * n_reps
+    settings, n_rows = simulated.settings, 2 * simulated.n_reps
     shape = (n_rows, 2 * settings.sample_size.a + 1, 2 * settings.sample_size.b + 1, 1)
     sfs_path, responses_path, parameters_path, settings_path = dataset_paths(folder, name)
     needed = 4 * math.prod(shape) - (sfs_path.stat().st_size if sfs_path.is_file() else 0)
@@ -1700,78 +1771,56 @@ def save_dataset(settings, stream, n_reps, folder, name, work):
         raise Problem(f"{folder.parent}: the disk has no room for {needed / 1e6:,.0f} MB of spectra.")
     with (
         simulating_processes(work, math.ceil(n_rows / ROWS_PER_TASK)) as processes,
-        GrowingArray(sfs_path, shape) as growing,
-        progress(n_rows, growing.n_rows) as bar,
+        growing_array(sfs_path, shape) as (n_there, append),
+        progress(n_rows, n_there) as bar,
     ):
-        for spectra in simulate_dataset(settings, stream, n_rows, processes, growing.n_rows):
-            growing.append(spectra)
+        for spectra in simulate_dataset(settings, stream, n_rows, processes, n_there):
+            append(spectra)
             bar.update(len(spectra))
     parameters = (draw_row(settings, stream, row)[0] for row in range(n_rows))
     save_array(parameters_path, np.fromiter(parameters, PARAMETERS, n_rows))
     save_array(responses_path, np.arange(n_rows, dtype=np.int32) % 2)
     sums = {"sha256": checksums(sfs_path, responses_path)}
-    simulated = Simulated(settings, n_reps, versions())
     save_json(settings_path, simulated.as_saved() | sums)
 
 
-class GrowingArray:
-    """An int32 array on the disk that grows by blocks of rows, and knows which of them are sound.
+@contextlib.contextmanager
+def growing_array(path, shape):
+    """An int32 array on the disk that grows by blocks of rows: how many it has, and how to append some.
 
-    Beside it is a file with a checksum for each block. What an earlier try left is read again, and
-    kept up to the first block that is not what was written. `n_rows` says how many rows there are.
+    Its header states from the beginning what shape it will have. Beside it, a file holds a checksum for
+    each block; what an earlier try left is kept up to the first block that is not as it was written.
     """
+    buffer, description = io.BytesIO(), {"descr": "<i4", "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_1_0(buffer, description)
+    header, row_bytes = buffer.getvalue(), 4 * math.prod(shape[1:])
+    with path.open("a+b") as array, path.with_suffix(".sums").open("a+b") as sums:
 
-    def __init__(self, path, shape):
-        self.path, self.sums_path = path, path.with_suffix(".sums")
-        self.row_bytes = 4 * math.prod(shape[1:])
-        header, description = io.BytesIO(), {"descr": "<i4", "fortran_order": False, "shape": shape}
-        np.lib.format.write_array_header_1_0(header, description)
-        self.header = header.getvalue()
+        def append(rows):
+            data = rows.astype("<i4").tobytes()
+            array.write(data)
+            array.flush()
+            sums.write(f"{len(rows)} {fingerprint(data)}\n".encode())
+            sums.flush()
 
-    def __enter__(self):
-        sound = self.sound_blocks()
-        self.n_rows = sum(n_rows for n_rows, _ in sound)
-        if not sound:
-            remove(self.path)
-            remove(self.sums_path)
-        self.rows, self.sums = self.path.open("ab"), self.sums_path.open("a", encoding="ascii")
-        if sound:
-            print(f"Going on after the {self.n_rows:,} spectra that an interrupted run left.")
-            self.rows.truncate(len(self.header) + self.n_rows * self.row_bytes)
-            self.sums.truncate(sum(len(line) + 1 for _, line in sound))
+        n_rows, vouched = 0, b""
+        array.seek(0)
+        sums.seek(0)
+        for line in sums if array.read(len(header)) == header else ():
+            n, _, digest = line.decode(errors="replace").partition(" ")
+            if not n.isdecimal() or not 0 < int(n) <= ROWS_PER_TASK:
+                break
+            if digest != fingerprint(array.read(int(n) * row_bytes)) + "\n":
+                break
+            n_rows, vouched = n_rows + int(n), vouched + line
+        sums.truncate(len(vouched))
+        if n_rows:
+            print(f"Going on after the {n_rows:,} spectra that an interrupted run left.")
+            array.truncate(len(header) + n_rows * row_bytes)
         else:
-            self.rows.write(self.header)
-        return self
-
-    def sound_blocks(self):
-        """For each block that is as it was written: how many rows it has, and the line that vouches."""
-        sound = []
-        if not (self.path.is_file() and self.sums_path.is_file()):
-            return sound
-        with self.path.open("rb") as file:
-            if file.read(len(self.header)) != self.header:
-                return sound
-            for line in self.sums_path.read_text(encoding="ascii", errors="replace").split("\n"):
-                n_rows, _, digest = line.partition(" ")
-                if not n_rows.isdecimal() or not 0 < int(n_rows) <= ROWS_PER_TASK:
-                    break
-                if fingerprint(file.read(int(n_rows) * self.row_bytes)) != digest:
-                    break
-                sound.append((int(n_rows), line))
-        return sound
-
-    def append(self, rows):
-        """Write a block of rows, then the line that vouches for it."""
-        data = rows.astype("<i4").tobytes()
-        self.rows.write(data)
-        self.rows.flush()
-        self.sums.write(f"{len(rows)} {fingerprint(data)}\n")
-        self.sums.flush()
-        self.n_rows += len(rows)
-
-    def __exit__(self, *_):
-        self.rows.close()
-        self.sums.close()
+            array.truncate(0)
+            array.write(header)
+        yield n_rows, append
 
 
 def save_array(path, array):
@@ -1784,14 +1833,10 @@ def save_array(path, array):
 def load_array(path):
     """Memory-map an array of numbers; a pickle is refused, not run."""
     regular(path, ": run runml --simulate first")
-    try:
+    with refusing_broken(path, "array of numbers", ": run runml --simulate anew"):
         array = np.lib.format.open_memmap(path, mode="r")
         if array.dtype.kind not in "iuf" or array.dtype.itemsize > 8:
             raise ValueError(f"its type is {array.dtype}")
-    except Exception as error:  # a broken file can make NumPy raise anything
-        raise Problem(
-            f"{path} is no array of numbers ({one_line(error)}): run runml --simulate anew."
-        ) from None
     return array
 
 
@@ -1902,6 +1947,7 @@ class Table:
 # A model is one file, replaced in one step: Keras's archive with our notes as one more member,
 # which Keras passes over.
 NOTES = "runml.json"
+BROKEN_MODEL = ("model of this script", ": run runml --train anew")
 LARGEST = {NOTES: 10**8, "config.json": 10**7, "model.weights.h5": 2 * 10**9}  # bytes: no zip bombs
 
 
@@ -1912,6 +1958,7 @@ class Notes(NamedTuple):
     data: dict  # on which arrays, by their checksums
     simulated: Simulated | None  # how those were simulated, if that is known
     learned: dict  # what else was learned from its training part, in plain numbers
+    versions: dict  # of the packages that learned
 
 
 class Network(NamedTuple):
@@ -1934,27 +1981,15 @@ def save_model(path, model, notes):
         "data": notes.data,
         "simulations": notes.simulated and notes.simulated.as_saved(),
         "learned": notes.learned,
+        "versions": notes.versions,
     }
     with zipfile.ZipFile(path, "a") as archive:
         archive.writestr(NOTES, json.dumps(written))
 
 
-@contextlib.contextmanager
-def refusing_broken(path):
-    """Whatever goes wrong in the block is told as a `Problem` of the model file: it may be anything."""
-    try:
-        yield
-    except Problem:
-        raise
-    except Exception as error:
-        raise Problem(
-            f"{path} is no model of this script ({one_line(error)}): run runml --train anew."
-        ) from None
-
-
 def read_archive(path):
     """What a model file holds, read once: its notes, Keras's description of it, and its weights."""
-    with refusing_broken(path):
+    with refusing_broken(path, *BROKEN_MODEL):
         data = regular(path, ": run runml --train first").read_bytes()
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             for name, most in LARGEST.items():
@@ -1968,6 +2003,7 @@ def read_archive(path):
             dict(saved["data"]),
             simulations and saved_simulation(simulations, path),
             dict(saved["learned"]),
+            dict(saved["versions"]),
         )
     return notes, config, weights
 
@@ -1979,7 +2015,7 @@ def load_network(path):
     One that describes other kinds of layers than ours is refused.
     """
     notes, config, weights = read_archive(path)
-    with refusing_broken(path):
+    with refusing_broken(path, *BROKEN_MODEL):
         shape = next(
             layer["config"]["batch_shape"][1:3]
             for layer in config["config"]["layers"]
@@ -2026,25 +2062,22 @@ def trained_on_other_data(path, data):
 
 # ======================================== 14. Processes ========================================
 
+MOST_WORKERS = 61 if os.name == "nt" else 4096  # Windows waits for no more
 SECONDS_BETWEEN_LOOKS, LOOKS_IN_VAIN = 4, 3  # at whether workers are left, before giving up
 
 
 class Processes(NamedTuple):
     """Where tasks are done."""
 
-    executor: Executor
+    submit: Callable  # that of an executor
     tasks_ahead: int  # how many to hand out before the oldest is waited for
     look: Callable[[], None] = lambda: None  # raises an error if nobody is left to do them
 
     def result(self, task):
         """Wait for what a task returns."""
-        while True:
-            try:
-                return task.result(timeout=SECONDS_BETWEEN_LOOKS)
-            except TimeoutError:
-                if task.done():  # it was the task's own
-                    raise
-                self.look()
+        while not wait([task], SECONDS_BETWEEN_LOOKS).done:
+            self.look()
+        return task.result()
 
 
 @contextlib.contextmanager
@@ -2054,9 +2087,9 @@ def simulating_processes(work, n_tasks):
         with silenced("distributed"), dask_cluster(work.dask_scheduler) as processes:
             yield processes
     else:
-        n_workers = min(work.workers or usable_cores(), n_tasks)
+        n_workers = min(work.workers or usable_cores(), n_tasks, MOST_WORKERS)
         with worker_pool(n_workers) as executor:
-            yield Processes(executor, 4 * n_workers)
+            yield Processes(executor.submit, 4 * n_workers)
 
 
 def usable_cores():
@@ -2072,8 +2105,6 @@ def worker_pool(n_workers):
     """
     forkserver = "forkserver" in multiprocessing.get_all_start_methods()
     context = multiprocessing.get_context("forkserver" if forkserver else "spawn")
-    if os.name == "nt":
-        n_workers = min(n_workers, 61)  # Windows has no more
     with ProcessPoolExecutor(n_workers, mp_context=context, initializer=follow_parent) as executor:
         try:
             start_workers(executor, n_workers, forkserver)
@@ -2173,17 +2204,16 @@ def dask_cluster(address):
         executor = client.get_executor(pure=False)
         try:
             client.wait_for_workers(1, timeout=5)
-            pythons = client.run(platform.python_version)
+            pythons = client.run(platform.python_version, on_error="ignore")  # some may be dying
         except OSError as error:
             raise Problem(f"{where}: no workers answer there ({one_line(error)}).") from None
         here = platform.python_version()
         for worker, python in pythons.items():  # between these, functions do not travel
             if python.split(".")[:2] != here.split(".")[:2]:
                 raise Problem(f"{where}: worker {worker} has Python {python}, and here is {here}.")
-        submit = executor.submit
-        executor.submit = lambda *task: submit(with_versions, *task)
+        submit = functools.partial(executor.submit, with_versions)
         try:
-            yield Processes(executor, 4 * sum(client.nthreads().values()), look)
+            yield Processes(submit, 4 * sum(client.nthreads().values()), look)
         except ImportError as error:
             raise Problem(f"{where}: a worker needs {listed(needed)} ({one_line(error)}).") from None
         except distributed.KilledWorker:
@@ -2195,6 +2225,11 @@ def dask_cluster(address):
 def versions():
     """The versions of the packages that each count depends on."""
     return {package: version(package) for package in ("msprime", "tskit", "numpy")}
+
+
+def learning_versions():
+    """The versions of the packages that have a part in what is learned, once they are there."""
+    return {name: sys.modules[name].__version__ for name in ("keras", "tensorflow", "sklearn")}
 
 
 def listed(packages):
@@ -2335,14 +2370,6 @@ def checked(setting, words):
     A `ValueError` if they are not what it takes; the text goes behind the setting's name.
     """
     kind, interval = setting.type, setting.metadata["interval"]
-    if kind is bool:
-        if words not in ([True], [False]):
-            raise ValueError(f"{words[0]}: must be true or false")
-        return words[0]
-    if kind is str:
-        if not words[0]:
-            raise ValueError("must not be empty")
-        return words[0]
     scale = ["log"] if kind is Prior and words[2:] == ["log"] else []
     words = words[:2] if scale else words
     if kind is PerSpecies and len(words) == 1:
@@ -2350,6 +2377,14 @@ def checked(setting, words):
     if len(words) != (2 if issubclass(kind, tuple) else 1):
         takes = {Prior: "LOW HIGH, or LOW HIGH log", PerSpecies: "one number, or two"}
         raise ValueError(f"{' '.join(map(str, words))}: it takes {takes.get(kind, 'one value')}")
+    if kind is bool:
+        if not isinstance(words[0], bool):
+            raise ValueError(f"{words[0]}: must be true or false")
+        return words[0]
+    if kind is str:
+        if not words[0]:
+            raise ValueError("must not be empty")
+        return words[0]
     for word in words:
         if not is_number(word):
             raise ValueError(f"{word}: not a number")
@@ -2413,88 +2448,105 @@ class Plan:
     remarks: list  # of str: what there is to say before anything is done
 
 
+class Found(NamedTuple):
+    """What the first command starts from, and what is settled with it."""
+
+    data: Dataset | None = None
+    network: Network | None = None
+
+    @property
+    def origin(self):
+        """How it came about, as text; empty if there is nothing yet."""
+        if self.data:
+            return "the data were simulated"
+        return "the model was trained" if self.network else ""
+
+    @property
+    def simulated(self):
+        """How the spectra were simulated, if there are some, and if that is known."""
+        return self.data.simulated if self.data else self.network and self.network.notes.simulated
+
+    @property
+    def sample_size(self):
+        """That of the spectra, which cannot change any more; None if there are none yet."""
+        if self.data or self.network:
+            shape = self.data.sfs.shape if self.data else self.network.model.input_shape
+            return individuals(shape[1:3])
+        return None
+
+    @property
+    def settled(self):
+        """Every option that has been decided, by name."""
+        own = {"sample_size": self.sample_size} if self.origin else {}
+        simulated = self.simulated.options if self.simulated else {}
+        return own | simulated | (vars(self.network.notes.training) if self.network else {})
+
+
+def find(modes, folder):
+    """What the first of some commands starts from: a `Found`, or a `Problem` if it is not there."""
+    if "train" in modes:
+        return Found() if "simulate" in modes else Found(data=load_dataset(folder))
+    if {"test", "predict"} & set(modes):
+        return Found(network=load_network(folder / MODEL))
+    return Found()
+
+
 def make_plan(typed):
     """Complete what was typed by what was saved, and refuse what does not fit: a `Plan`, or a `Problem`.
 
     Whatever can be known before the first command starts is checked here, and only here.
     """
-    modes, folder, options = set(typed.modes), typed.folder, dict(typed.options)
+    options = typed.options
     if typed.settings_file:
         saved = saved_simulation(load_json(typed.settings_file), typed.settings_file)
-        options = vars(saved.settings) | {"n_reps": saved.n_reps} | options
+        options = saved.options | options
     observed = {path: read_observed(path) for path in typed.observed}
+    found = find(typed.modes, typed.folder)
+    refuse_useless(options, typed.modes, found)
 
-    # What the first command starts from, and what is settled with it.
-    data = load_dataset(folder) if "train" in modes and "simulate" not in modes else None
-    network = None
-    if modes & {"test", "predict"} and "train" not in modes:
-        network = load_network(folder / MODEL)
-    made, simulated, settled = "", None, {}
-    sample_size = options.get("sample_size", SimulationSettings().sample_size)
-    if data:
-        made, simulated = "the data were simulated", data.simulated
-        sample_size = individuals(data.sfs.shape[1:3])
-    elif network:
-        made, simulated = "the model was trained", network.notes.simulated
-        sample_size = individuals(network.model.input_shape[1:3])
-    if made:
-        settled["sample_size"] = sample_size
-    if simulated:
-        settled |= vars(simulated.settings) | {"n_reps": simulated.n_reps}
-    if network:
-        settled |= vars(network.notes.training)
-    refuse_useless(options, typed.modes, made, settled)
-
-    known = simulated.settings if simulated else SimulationSettings(sample_size=sample_size)
+    simulation = typed_over(SimulationSettings(), options)
+    sample_size = found.sample_size or simulation.sample_size
+    known = found.simulated.settings if found.simulated else SimulationSettings(sample_size=sample_size)
     training = typed_over(TrainingSettings(seed=known.seed), options)
-    if network:
-        training = network.notes.training
     plan = Plan(
         modes=typed.modes,
-        folder=folder,
-        simulation=typed_over(SimulationSettings(), options),
+        folder=typed.folder,
+        simulation=simulation,
         testing=typed_over(known, options),
-        training=training,
+        training=found.network.notes.training if found.network else training,
         work=typed_over(WorkSettings(), options),
-        data=data,
-        network=network,
+        data=found.data,
+        network=found.network,
         observed=observed,
-        remarks=[data.remark] if data and data.remark else [],
+        remarks=remarks_on(found, typed.modes, typed_over(known, options)),
     )
-    if "simulate" in modes:
+    if "simulate" in plan.modes:
         refuse_senseless(plan.simulation)
-    if {"simulate", "train"} <= modes and plan.work.n_reps < 5:
-        raise UsageError(
-            f"--n_reps {plan.work.n_reps}: learning takes at least 5 replicates of each model"
-        )
-    if "test" in modes:
+    if "train" in plan.modes:
+        refuse_too_few(plan)
+        refuse_old_clock()
+    if "test" in plan.modes:
         refuse_senseless(plan.testing)
-        if made:
-            plan.remarks.extend(remarks_on_testing(plan.testing, simulated))
-    if data:
-        rows, _ = split_rows(len(data.sfs), training.seed)
-        if len(np.unique(data.responses[rows])) < 2:
-            raise Problem(
-                f"{folder}: one model is so rare that none of its spectra is left to train on."
-            )
-    if "train" in modes and (year := time.localtime().tm_year) < 1980:
-        raise Problem(f"the clock says {year}: set it, as a model file cannot be that old.")
     for path, spectrum in observed.items():
-        refuse_unfit(path, spectrum, sample_size, training.folded)
+        refuse_unfit(path, spectrum, sample_size, plan.training.folded)
     return plan
 
 
-def remarks_on_testing(testing, simulated):
-    """What there is to say of the settings of a test, beside those that the model was trained under."""
-    if not simulated:
-        return [
+def remarks_on(found, modes, testing):
+    """What there is to say before anything is done, of what was found and of how it will be tested."""
+    remarks = [found.data.remark] if found.data and found.data.remark else []
+    if "test" not in modes or not found.origin:
+        return remarks
+    if not found.simulated:
+        unknown = (
             "The settings behind the model are not known: testing under those typed and the defaults."
-        ]
-    known = simulated.settings
-    return [
-        f"Testing under --{name} {shown(value)}; the model was trained under {shown(before)}."
-        for (name, value), before in zip(vars(testing).items(), vars(known).values(), strict=True)
-        if name != "seed" and value != before
+        )
+        return [*remarks, unknown]
+    known = vars(found.simulated.settings)
+    return remarks + [
+        f"Testing under --{name} {shown(value)}; the model was trained under {shown(known[name])}."
+        for name, value in vars(testing).items()
+        if name != "seed" and value != known[name]
     ]
 
 
@@ -2504,16 +2556,29 @@ def typed_over(settings, options):
     return replace(settings, **{name: options[name] for name in own})
 
 
-def refuse_useless(options, modes, made, settled):
+def refuse_useless(options, modes, found):
     """Refuse options that no mode has a use for, unless they agree with what is settled."""
     useless = options.keys() - set().union(*(USES[mode] for mode in modes))
-    if made:
+    if found.origin:
         useless |= {"sample_size"} & options.keys()  # which cannot change any more
     for name in sorted(useless):
-        if name not in settled:
+        if name not in found.settled:
             raise UsageError(f"--{name} has no use in {' '.join(f'--{mode}' for mode in modes)}")
-        if settled[name] != options[name]:
-            raise UsageError(f"--{name} {shown(options[name])}: {made} with {shown(settled[name])}")
+        if (settled := found.settled[name]) != options[name]:
+            raise UsageError(f"--{name} {shown(options[name])}: {found.origin} with {shown(settled)}")
+
+
+def refuse_too_few(plan):
+    """Refuse to learn from hardly anything."""
+    if not plan.data:
+        if plan.work.n_reps < 5:
+            few = f"--n_reps {plan.work.n_reps}"
+            raise UsageError(f"{few}: learning takes at least 5 replicates of each model")
+    else:
+        rows, _ = split_rows(len(plan.data.sfs), plan.training.seed)
+        responses = plan.data.responses[rows]
+        if min((responses == response).sum() for response in range(2)) < 2:
+            raise Problem(f"{plan.folder}: one model is so rare that too few are left to train on.")
 
 
 def refuse_senseless(settings):
@@ -2523,25 +2588,34 @@ def refuse_senseless(settings):
     start, stop = settings.gene_flow_start, settings.gene_flow_stop
     if start.low == start.high == stop.low == stop.high:
         raise UsageError("--gene_flow_start, --gene_flow_stop: gene flow has no time to take place")
-    sites, snps = settings.n_loci * settings.sequence_length, expected_snps(settings)
+    snps, most = expected_snps(settings), expected_snps(settings, "high")
     scale = "--mutation_rate, --sequence_length, --n_loci"
     if snps < 1:
         raise UsageError(f"{scale}: {snps:.0e} SNPs are nothing to look at")
-    if snps > 1e8:
-        raise UsageError(f"{scale}: together {snps:.0e} SNPs are too many")
-    if snps > MOST_MUTATIONS_A_SITE * sites:
+    if snps > 1e8 or most > 3e8:  # ten standard errors below what NumPy can draw from
+        raise UsageError(f"{scale}: together up to {most:.0e} SNPs are too many")
+    if snps > MOST_MUTATIONS_A_SITE * settings.n_sites:
         raise UsageError(
-            f"--mutation_rate {settings.mutation_rate:g}: {snps / sites:.1f} mutations a site under "
-            f"these priors; more than {MOST_MUTATIONS_A_SITE} hide each other"
+            f"--mutation_rate {settings.mutation_rate:g}: {snps / settings.n_sites:.1f} mutations a "
+            f"site under these priors; more than {MOST_MUTATIONS_A_SITE} hide each other"
         )
 
 
-def expected_snps(settings):
-    """About how many SNPs a spectrum has: on two genealogies within species, and from there back."""
+def refuse_old_clock():
+    """Refuse to make a file that is older than its format."""
+    if (year := time.localtime().tm_year) < 1980:
+        raise Problem(f"the clock says {year}: set it, as a model file cannot be that old.")
+
+
+def expected_snps(settings, at="middle"):
+    """About how many SNPs a spectrum has: on two genealogies within species, and from there back.
+
+    `at` is the "middle", the "low" or the "high" end of the priors.
+    """
     n_lineages = np.arange(1, 2 * max(settings.sample_size))
-    within = 4 * settings.ne_prior.middle * ((1 / n_lineages).sum() - 0.5)
-    length = 2 * (settings.tdiv_prior.middle + within)
-    return settings.mutation_rate * settings.n_loci * settings.sequence_length * length
+    within = 4 * getattr(settings.ne_prior, at) * ((1 / n_lineages).sum() - 0.5)
+    length = 2 * (getattr(settings.tdiv_prior, at) + within)
+    return settings.mutation_rate * settings.n_sites * length
 
 
 def refuse_unfit(path, observed, sample_size, folded):
@@ -2628,7 +2702,7 @@ def held_stderr(show=True):
             os.close(stderr)
 
 
-def expected_size(settings):
+def size_in_words(settings):
     """What will be simulated, in numbers that catch a slip of the pen."""
     base_pairs = settings.n_loci * settings.sequence_length
     units = {"Gb": 1e9, "Mb": 1e6, "kb": 1e3, "b": 1}
@@ -2728,24 +2802,32 @@ def epoch_lines():
 TOSSING_A_COIN = math.log(2)  # the loss of giving both models one half
 
 
-def what_the_curve_says(losses):
-    """What the validation loss, epoch by epoch, says about the settings, in a line."""
-    best = int(np.argmin(losses))
-    if len(losses) == 1:
+def what_the_curves_say(training, validation):
+    """What the losses, epoch by epoch, say about the settings, in a line or two."""
+    if len(validation) == 1:
         return "One epoch makes no curve."
-    if losses[best] > 0.95 * TOSSING_A_COIN:
+    best, last = int(np.argmin(validation)), validation[-1]
+    recent = validation[-1 - max(1, len(validation) // 5)]
+    leaps = any(
+        after > before + max(0.006, 0.08 * before) for before, after in itertools.pairwise(training)
+    )
+    if leaps or max(training) > 1.1 * TOSSING_A_COIN:
         return (
-            "Validation loss has hardly left 0.69, tossing a coin: a larger --learning_rate or more "
-            "--epochs would help."
+            "The loss leaps, in training too: these steps are too long. A smaller --learning_rate helps."
         )
-    if losses[-1] > max(1.04 * losses[best], losses[best] + 0.003):  # more than chance makes of it
+    if validation[best] > 0.95 * TOSSING_A_COIN:
+        return (
+            "Validation loss has hardly left 0.69, tossing a coin: more --epochs, a larger "
+            "--learning_rate or more simulations would help."
+        )
+    if last > max(1.04 * validation[best], validation[best] + 0.003):  # more than chance makes of it
         return (
             f"Validation loss was lowest after epoch {best + 1} and has risen since: fewer --epochs, "
             "more --dropout or more simulations would help."
         )
-    if losses[-1] < min(0.98 * losses[-2], losses[-2] - 0.0005):
+    if last < min(0.99 * recent, recent - 0.002):
         return "Validation loss was still falling: more --epochs would help."
-    return "Validation loss has levelled off."
+    return "Validation loss hardly changes any more."
 
 
 # In experiments.csv: what a row must hold to be ranked and drawn.
@@ -2784,18 +2866,21 @@ def print_runs(runs, most=10):
     for words, run in zip(settings_that_differ(runs), runs, strict=True):
         distinct[words, run["validation_loss"]] = run  # of equal ones, the last
     ranked = sorted(distinct.items(), key=lambda item: float(item[0][1]))
-    shown = [item for rank, item in enumerate(ranked) if rank < most or item[1] is runs[-1]]
     print("\nRuns on these data so far, by validation loss; > is this run")
     print("        loss  accuracy  seconds  settings in which they differ")
-    for (words, loss), run in shown:
-        rank, mark = ranked.index(((words, loss), run)) + 1, ">" if run is runs[-1] else " "
+    left_out = 0
+    for rank, ((words, loss), run) in enumerate(ranked, start=1):
+        mark = ">" if run is runs[-1] else " "
+        if rank > most and mark == " ":
+            left_out += 1
+            continue
         accuracy, seconds = float(run["validation_accuracy"]), run.get("seconds") or "?"
         first, *rest = textwrap.wrap(words, 46, break_on_hyphens=False) or [""]
         print(f"{mark}{rank:>3}. {float(loss):.4f}    {accuracy:.4f}  {seconds:>7}  {first}".rstrip())
         for line in rest:
             print(f"{'':33}{line}")
-    if left_out := len(ranked) - len(shown):
-        print(f"({left_out} more are in experiments.csv)")
+    if left_out:
+        print(f"({left_out} more in experiments.csv)")
     print()
 
 
@@ -2810,16 +2895,14 @@ def print_test(results):
     print(f"\nAccuracy {with_interval(results['accuracy'], results['accuracy_95ci'])}")
     print(f"Log-loss {results['log_loss']:.4f}, ROC AUC {results['roc_auc']:.4f}")
     print("\nGene flow recognised, by migration rate:")
-    for rates in results["recognised_by_migration_rate"]:
-        recognised, n = rates["recognised"], rates["n"]
-        print(f"  {rates['lowest']:.1e} to {rates['highest']:.1e}  {recognised / n:7.1%} of {n:,}")
-    missed, recognised = results["confusion_matrix"][1]
+    bins = results["recognised_by_migration_rate"]
+    shares = [rates["recognised"] / rates["n"] for rates in bins]
+    for rates, share in zip(bins, shares, strict=True):
+        print(f"  {rates['lowest']:.1e} to {rates['highest']:.1e}  {share:7.1%} of {rates['n']:,}")
     if half := results["half_missed_below"]:
         print(f"  half of it is missed below {half:.1e}")
-    else:
-        print(
-            f"  {'more than half of it' if recognised > missed else 'half of it or less'} at every rate"
-        )
+    elif min(shares) > 0.5:
+        print("  more than half of it at every rate")
     print("\nWithout a network, the accuracy on the same test set would be")
     for name, accuracy in results["baselines"].items():
         interval = wilson(round(accuracy * results["n_test"]), results["n_test"])
@@ -3181,21 +3264,23 @@ def attributions(model, seen, origin):
     return (way * gradients / ATTRIBUTION_STEPS).numpy()[..., 0]
 
 
-def draw_prediction(figure, observed, near, folded):
-    """An observed spectrum, shape (n_A + 1, n_B + 1), beside the `Neighbours`, simulations like it."""
+def draw_prediction(figure, prediction, near, folded):
+    """An observed spectrum beside the `Neighbours`, simulations like it."""
+    observed, favoured = prediction.observed.counts, MODELS[prediction.favoured]
+    figure.suptitle(f"{prediction.path.stem}\n{VERDICTS[prediction.verdict]}")
     if folded:
         observed = fold(observed[np.newaxis, ..., np.newaxis])[0, ..., 0]
     figure.set_size_inches(12, 10)
     (left, right), (below, scatter) = figure.subplots(2, 2)
     tables, scale = logarithmic([observed, near.mean_sfs], least=0.1)
     show_table(left, tables[0], "observed", "SNPs", folded, **scale)
-    title = f"mean of the {near.n} simulations of\n{near.favoured} that are most like it"
+    title = f"mean of the {near.n} simulations of\n{favoured} that are most like it"
     show_table(right, tables[1], title, "SNPs", folded, **scale)
     # In standard deviations of Poisson counts, about: the difference of the roots (Anscombe 1948).
     residual = 2 * (np.sqrt(observed + 3 / 8) - np.sqrt(near.mean_sfs + 3 / 8))
-    label = "observed - simulated, roots"
-    show_table(below, residual, "residual", label, folded, **around_zero(residual))
-    for model, points, colour in zip(MODELS, near.cloud, COLOURS, strict=True):
+    title, label = "observed less simulated", "about standard deviations"
+    show_table(below, residual, title, label, folded, **around_zero(residual))
+    for model, points, colour in zip(MODELS, near.scatter, COLOURS, strict=True):
         scatter.scatter(*points.T, s=6, alpha=0.4, color=colour, label=model)
     scatter.scatter(*near.at, marker="*", s=300, color="black", label="observed")
     scatter.set(xlabel="first axis", ylabel="second axis", title="simulations, principal components")

@@ -112,7 +112,7 @@ def test_the_help_fits_into_80_columns(capsys, monkeypatch):
 )
 def test_what_is_announced_fits_and_is_about_right(changes, capsys):
     settings = runml.SimulationSettings(**changes)
-    runml.say(runml.expected_size(settings))
+    runml.say(runml.size_in_words(settings))
     told = capsys.readouterr().out
     assert too_wide(told) == []
     told = " ".join(told.split())
@@ -127,26 +127,28 @@ def test_the_announced_number_of_snps_is_near_that_of_the_lesson(trained):
     assert announced == pytest.approx(snps.mean(), rel=0.4)
 
 
-CURVES = {
-    "nothing learned": ([0.693, 0.692, 0.691], "0.69"),
-    "overfitting": ([0.5, 0.3, 0.4, 0.5], "lowest after epoch 2"),
-    "too short": ([0.5, 0.4, 0.3], "still falling"),
-    "long enough": ([0.5, 0.3001, 0.3, 0.3], "levelled off"),
+CURVES = {  # of training and validation
+    "nothing learned": ([0.694, 0.693, 0.692], [0.693, 0.692, 0.691], "0.69"),
+    "overfitting": ([0.5, 0.3, 0.2, 0.1], [0.5, 0.3, 0.4, 0.5], "lowest after epoch 2"),
+    "too short": ([0.5, 0.4, 0.3], [0.5, 0.4, 0.3], "still falling"),
+    "long enough": ([0.5, 0.3, 0.29, 0.29], [0.5, 0.3001, 0.3, 0.3], "hardly changes"),
+    "too long steps": ([0.05, 0.01, 0.04, 0.01], [0.04, 0.02, 0.05, 0.02], "smaller --learning_rate"),
+    "too long steps, dead": ([1.2, 0.7, 0.694], [0.694, 0.694, 0.694], "smaller --learning_rate"),
 }
 
 
 @pytest.mark.parametrize("name", CURVES)
-def test_what_the_curve_says(name, capsys):
-    losses, words = CURVES[name]
-    said = runml.what_the_curve_says(losses)
+def test_what_the_curves_say(name, capsys):
+    *losses, words = CURVES[name]
+    said = runml.what_the_curves_say(*losses)
     assert words in said
     runml.say(said)
     assert too_wide(capsys.readouterr().out) == []
 
 
 def test_one_epoch_is_no_curve():
-    said = runml.what_the_curve_says([0.1])
-    assert "levelled" not in said
+    said = runml.what_the_curves_say([0.2], [0.1])
+    assert "hardly" not in said
     assert "risen" not in said
 
 

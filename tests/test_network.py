@@ -216,7 +216,8 @@ def test_a_saved_model_predicts_the_same_anywhere(tmp_path, folded):
     settings = runml.TrainingSettings(layers=3, folded=folded)
     model = decided(sfs.shape[1:3], settings)
     simulated = runml.Simulated(runml.SimulationSettings(seed=5), 7, {"msprime": "1"})
-    notes = runml.Notes(settings, data.checksums, simulated, runml.learn_without_network(data, settings))
+    learned = runml.learn_without_network(data, settings)
+    notes = runml.Notes(settings, data.checksums, simulated, learned, {"keras": "3"})
     path = tmp_path / "trained_model.keras"
     runml.save_model(path, model, notes)
 
@@ -342,7 +343,7 @@ def test_gene_flow_recognised_by_hand():
         (np.geomspace(1e-6, 1e-4, 50), 1, "more than half of it at every rate"),
         (np.geomspace(1e-6, 1e-4, 50), 0, None),
         ([2e-5] * 50, 0.1, None),
-        ([2e-5] * 50, 0.9, "more than half of it at every rate"),
+        ([2e-5] * 50, 0.9, None),  # a bin of ten has recognised five
     ],
     ids=["all", "none", "few at one rate", "most at one rate"],
 )

@@ -41,14 +41,13 @@ def notes_of(sfs, responses, folded=False):
     """
     whole = runml.digest(sfs, responses, folded)
     reference = runml.fit_reference(*(whole.rows(part) for part in runml.split_rows(len(sfs), 1)))
-    return runml.Notes(runml.TrainingSettings(folded=folded), {}, None, {"reference": reference})
+    return runml.Notes(runml.TrainingSettings(folded=folded), {}, None, {"reference": reference}, {})
 
 
 def flagged(sfs, notes):
-    """The verdicts "neither" and "out of range", whatever the network says."""
+    """Whether the verdict is "neither" or "out of range", whatever the network says."""
     comparison = runml.compare_with_simulations(sfs, notes)
-    verdicts = [runml.verdict_on(np.ones(2), comparison, row) for row in range(len(sfs))]
-    return ~np.isin(verdicts, runml.MODELS)
+    return comparison.out_of_range | (comparison.fits.min(axis=1) > 1)
 
 
 def a_spectrum_of_neither(folder):
@@ -309,7 +308,7 @@ def test_comparison_by_hand():
             for name in runml.summaries(np.ones((1, 3, 3, 1)))
             if name != "SNPs"
         }
-    notes = runml.Notes(runml.TrainingSettings(), {}, None, {"reference": clouds})
+    notes = runml.Notes(runml.TrainingSettings(), {}, None, {"reference": clouds}, {})
     snps = [0, 50, 51, 100, 200, 201, 300, 302, 304]
     sfs = np.zeros((len(snps), 3, 3, 1))
     sfs[:, 1, 1, 0] = snps
@@ -339,11 +338,17 @@ def test_percentiles_where_many_values_are_equal():
 def test_each_verdict_has_its_cause():
     fits, outside = np.array([[0.5, 3], [3, 0.5], [1.5, 1.1], [0.5, 3], [3, 3]]), [0, 0, 0, 1, -1]
     comparison = runml.Comparison({}, [], fits, {"SNPs": np.array(outside), "F_ST": np.zeros(5, int)})
-    sure = {"divergence": [0.9, 0.1], "gene flow": [0.1, 0.9]}
-    for model, probabilities in sure.items():
-        found = [runml.verdict_on(np.array(probabilities), comparison, row) for row in range(5)]
-        # A spectrum that the other model makes is still one that the simulations hold.
-        assert found == [model, model, "neither", "out of range", "out of range"]
+    of_divergence = ["divergence", "neither", "neither", "out of range", "out of range"]
+    of_gene_flow = ["neither", "gene flow", "neither", "out of range", "out of range"]
+    # A spectrum that only the other model makes is none that the favoured one explains.
+    for probabilities, expected in (([0.9, 0.1], of_divergence), ([0.1, 0.9], of_gene_flow)):
+        found = [
+            runml.Prediction(None, None, np.array(probabilities), comparison.of_row(row)).verdict
+            for row in range(5)
+        ]
+        assert found == expected
+        favoured = np.full(5, np.argmax(probabilities))
+        assert comparison.unlike(favoured).tolist() == (fits[range(5), favoured] > 1).tolist()
 
 
 @pytest.mark.parametrize(
@@ -442,7 +447,7 @@ def test_each_verdict_is_told(judged):
     told = {path.stem: part for path in files for part in [*parts] if str(path) in part}
     assert "Verdict: no gene flow of the kind that was simulated." in told["divergence"]
     assert "Verdict: gene flow of the kind that was simulated." in told["gene_flow"]
-    assert "Verdict: neither; this is a spectrum that neither" in told["neither"]
+    assert "Verdict: neither; such a spectrum is made by neither" in told["neither"]
     assert "Verdict: none, as the spectrum lies outside" in told["longer"]
     for name in ("divergence", "gene_flow"):
         assert "Warning" not in told[name]
@@ -521,9 +526,10 @@ def test_the_nearest_simulations_are_the_nearest(trained):
     sfs, responses, parameters = runml.open_dataset(folder, "simulated")
     seen = runml.flat(runml.preprocess_all(sfs, folded=False))
     for row in (0, 1, 150, 301):
-        near = runml.neighbours(simulations, network, sfs[row].astype(float), int(responses[row]))
+        observed = runml.Observed(sfs[row, ..., 0].astype(float), folded=False)
+        favoured = np.eye(2)[responses[row]]
+        near = runml.neighbours(simulations, network, runml.Prediction(None, observed, favoured, None))
         own = near.parameters[responses[row]]
-        assert near.favoured == runml.MODELS[responses[row]]
         assert own[0] == parameters[row]  # the spectrum itself comes first
         for response, found in enumerate(near.parameters):
             assert len(found) == near.n == 50
@@ -561,7 +567,7 @@ def test_the_nearest_simulations_are_told(judged):
 
 def test_wide_numbers_of_neighbours_stay_apart(capsys):
     parameters = np.full(50, 123_456_789.0, runml.PARAMETERS.descr)
-    near = runml.Neighbours("gene flow", 50, np.ones((3, 3)), [parameters] * 2, 9, 9, [], np.zeros(2))
+    near = runml.Neighbours(50, np.ones((3, 3)), [parameters] * 2, 9, 9, [], np.zeros(2))
     runml.print_neighbours(near)
     for line in capsys.readouterr().out.splitlines():
         assert not re.search(r"\)\S", line), line
@@ -659,6 +665,9 @@ def sentences_are_whole(text):
         assert paragraph.count("(") == paragraph.count(")")
 
 
+USED = {"keras": "3.14.1", "tensorflow": "2.20.0", "sklearn": "1.7.2"}  # when the model was trained
+
+
 def told_methods(folder, notes, weights=b""):
     """The methods of a model that needs no more than weights."""
 
@@ -683,7 +692,8 @@ def test_methods_of_other_priors(tmp_path):
     )
     simulated = runml.Simulated(settings, 2_500, {"msprime": "1.4.4"})
     text = told_methods(
-        tmp_path, runml.Notes(runml.TrainingSettings(layers=1, epochs=1, folded=True), {}, simulated, {})
+        tmp_path,
+        runml.Notes(runml.TrainingSettings(layers=1, epochs=1, folded=True), {}, simulated, {}, USED),
     )
     for words in (
         "simulated 2,500 joint",
@@ -694,11 +704,11 @@ def test_methods_of_other_priors(tmp_path):
         "log-uniform between 1e-07 and 0.001, independently in each direction",
         "uniform between 0 and 1, and ended at one that was uniform between 0.25 and 0.5",
         "spectra, folded, for 1 epoch,",
-        "of 1 hidden layer (",
+        "of 1 hidden layer (Keras 3.14.1, TensorFlow 2.20.0)",
     ):
         assert words in text
     assert "accuracy" not in text
-    without = told_methods(tmp_path, runml.Notes(runml.TrainingSettings(), {}, None, {}))
+    without = told_methods(tmp_path, runml.Notes(runml.TrainingSettings(), {}, None, {}, USED))
     assert "simulated" not in without.partition("An observed spectrum")[0]
     sentences_are_whole(text)
     sentences_are_whole(without)
@@ -719,7 +729,8 @@ ACCURACY = {"accuracy": 0.75, "accuracy_95ci": [0.5, 0.9], "n_test": 4_321}
 )
 def test_methods_tell_the_accuracy_of_this_model_under_its_own_priors(tmp_path, changed, told):
     settings = runml.SimulationSettings()
-    notes = runml.Notes(runml.TrainingSettings(), {}, runml.Simulated(settings, 5, runml.versions()), {})
+    simulated = runml.Simulated(settings, 5, runml.versions())
+    notes = runml.Notes(runml.TrainingSettings(), {}, simulated, {}, USED)
     own = {"model": runml.fingerprint(b"x"), "seed": settings.seed}
     own["test_set"] = runml.fingerprint(runml.as_saved(settings))
     runml.save_json(tmp_path / "test_results.json", ACCURACY | own | changed)
@@ -798,9 +809,11 @@ def test_a_folded_model_takes_both(tmp_path, folded, capsys):
     assert model.predict_on_batch(runml.fold(sfs)) == pytest.approx(probabilities, abs=1e-5)
     assert np.mean(probabilities.argmax(axis=1) == np.arange(40) % 2) > 0.7
     spectrum = moments.Spectrum(sfs[1, ..., 0]).fold()
-    spectrum.to_file(str(tmp_path / "folded.fs"))
-    np.save(tmp_path / "unfolded.npy", sfs[1])
-    files = [tmp_path / "folded.fs", tmp_path / "unfolded.npy"]
+    files = [tmp_path / "folded" / "birds.fs", tmp_path / "unfolded" / "birds.npy"]
+    for file in files:
+        file.parent.mkdir()
+    spectrum.to_file(str(files[0]))
+    np.save(files[1], sfs[1])
     folder = Path(shutil.copytree(folded, tmp_path / "data"))
     status, out, err = run(capsys, "--predict", *files, "--data_dir", folder)
     assert (status, err) == (0, "")
@@ -813,7 +826,7 @@ def test_a_folded_model_takes_both(tmp_path, folded, capsys):
     assert one["verdict"] == two["verdict"]
     assert "spectra, folded, for" in " ".join((folder / "methods.txt").read_text().split())
     # What is drawn of both is the same: a folded mean is to be compared with a folded spectrum.
-    drawn = [imread(folder / f"prediction_{path.stem}.png") for path in files]
+    drawn = [imread(folder / f"prediction_birds{number}.png") for number in ("", "_2")]
     assert drawn[0].shape == drawn[1].shape
     assert abs(drawn[0] - drawn[1]).mean() < 0.002
 

@@ -317,7 +317,8 @@ def test_same_bytes_for_any_number_of_workers(tmp_path):
         folder = tmp_path / str(n_workers)
         folder.mkdir()
         work = runml.WorkSettings(workers=n_workers)
-        runml.save_dataset(settings, runml.TRAINING_SET, 30, folder, "simulated", work)
+        simulated = runml.Simulated(settings, 30, runml.versions())
+        runml.save_dataset(simulated, runml.TRAINING_SET, folder, "simulated", work)
         files.append(dataset_files(folder))
     assert files[0] == files[1] == files[2]
     sfs = np.load(folder / "simulated_sfs.npy")
