@@ -845,12 +845,12 @@ def part_opinion(work, n_reps=5_000, n_other=300):
     def judge(what, sfs, truth, target="", folded=False):
         model, notes = networks[folded]
         comparison = runml.compare_with_simulations(sfs, notes)
-        flagged = comparison.out_of_range | (comparison.fits.min(axis=1) > 1)
-        right = runml.predict_probabilities(model, sfs).argmax(axis=1) == truth
+        favoured = runml.predict_probabilities(model, sfs).argmax(axis=1)
+        flagged = comparison.out_of_range | comparison.unlike(favoured)
         row(
             f"flagged{' by a folded model' if folded else ''}: {what}",
             f"{flagged.mean():.1%} ({comparison.out_of_range.mean():.1%} for being out of range)",
-            f"of {len(sfs):,}; the network alone is right about {right.mean():.1%}",
+            f"of {len(sfs):,}; the network alone is right about {(favoured == truth).mean():.1%}",
             target,
         )
 

@@ -287,6 +287,7 @@ SPOILT = {
     "no array": lambda x: (x / "simulated_sfs.npy").unlink(),
     "no sums": lambda x: sums_of(x).unlink(),
     "cut sums": lambda x: os.truncate(sums_of(x), 40),
+    "sums whose last line has no end": lambda x: os.truncate(sums_of(x), sums_of(x).stat().st_size - 1),
     "sums cut in the first line": lambda x: os.truncate(sums_of(x), 5),
     "zeroed sums": lambda x: sums_of(x).write_bytes(bytes(100)),
     "a flipped byte in the sums": lambda x: flip(sums_of(x), 20),

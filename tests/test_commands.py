@@ -525,6 +525,10 @@ USAGE = [
     (["--simulate", "--asymmetric=yes"], "--asymmetric"),
     (["--train", "--asymmetric"], "simulated with off"),
     (["--simulate", "--mutation_rate", "1e-6"], "--mutation_rate 1e-06"),  # too many a site
+    (
+        [*("--simulate", "--n_loci", "1e5", "--ne_prior", "10", "1e7", "log")],
+        "--n_loci",
+    ),  # too many at the upper end of the prior, though not in its middle
     (["--simulate", "--ne_prior", "1e6", "1e6"], "mutations a site"),
     (["--simulate", "--layers", "2"], "--layers"),
     (["--simulate", "--dask_scheduler", ""], "--dask_scheduler"),

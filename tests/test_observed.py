@@ -772,6 +772,13 @@ def test_other_species_from_end_to_end(tmp_path, capsys, no_pictures):
             assert row["verdict"] == runml.MODELS[gene_flow]
 
 
+def test_spectra_of_the_same_name_have_pictures_of_their_own(tmp_path):
+    used = {}
+    for name in ("a.obs", "a_2.obs", "b/a.obs", "c/a.npy", "a_3.obs"):
+        used[runml.unused_name(Path(name), used)] = name
+    assert list(used) == [f"prediction_a{end}.png" for end in ("", "_2", "_3", "_4", "_3_2")]
+
+
 def test_settings_from_a_file(tmp_path, capsys, no_pictures):
     one, two, three = tmp_path / "one", tmp_path / "two", tmp_path / "three"
     words = ["--simulate", *SMALL, "--sample_size", 3, 2, "--n_loci", 2, "--seed", 5]
@@ -788,7 +795,20 @@ def test_settings_from_a_file(tmp_path, capsys, no_pictures):
     assert (status, err) == (2, "runml: error: --settings has no use in --train\n")
 
 
-@pytest.mark.parametrize("content", ["", "{}", "[1]", '{"n_reps": -1}', "\x00"])
+def saved_settings(**changes):
+    """What a settings file holds, but for some changes."""
+    return json.dumps(runml.Simulated(runml.SimulationSettings(), 5, {}).as_saved() | changes)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        *("", "{}", "[1]", '{"n_reps": -1}', "\x00"),
+        *(saved_settings(asymmetric=value) for value in ([], 0, [1.0], "true")),
+        *(saved_settings(versions=value) for value in (5, "abc")),
+        *(saved_settings(tdiv_prior=value) for value in ([], [1], [1, 2, 3], {"low": 1})),
+    ],
+)
 def test_a_broken_settings_file_is_told(tmp_path, capsys, content):
     (tmp_path / "own.json").write_text(content)
     status, _, err = run(
