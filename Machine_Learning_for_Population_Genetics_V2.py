@@ -2925,7 +2925,7 @@ def print_reuse(models):
 # these can be told apart on a grey print, and by the colour-blind.
 
 COLOURS = ("#542788", "#e08214")  # of the two models; the ends of the scale "PuOr_r"
-OTHER_COLOURS = ("#0072b2", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#999999")  # Okabe and Ito's
+OTHER_COLOURS = ("#0072b2", "#009e73", "#cc79a7", "#56b4e9", "#000000", "#999999")  # Okabe and Ito's
 FEW = 10  # spectra: of fewer, no share is drawn
 
 
@@ -3035,10 +3035,15 @@ def draw_history(figure, history, runs):
     `history` is from `train_network`; `runs` are the rows of `experiments.csv` on the same data, this
     run the last.
     """
-    figure.set_size_inches(13, 5.2)
+    from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
+
+    figure.set_size_inches(13, 6)
     *earlier, own = settings_that_differ(runs)
     distinct = dict(zip(earlier, runs[:-1], strict=True))  # of equal ones, the last
     distinct.pop(own, None)
+    styles = [{"color": c, "linestyle": line} for line in ("-", "--", ":") for c in OTHER_COLOURS]
+    names = dict.fromkeys([*earlier, own])
+    styles = dict(zip(names, itertools.cycle(styles)))  # by age, so that they stay the same
     best = sorted(distinct, key=lambda words: float(distinct[words]["validation_loss"]))
     best = best[: len(OTHER_COLOURS)]
     for axes, measure in zip(figure.subplots(1, 2), ("loss", "accuracy"), strict=True):
@@ -3049,11 +3054,12 @@ def draw_history(figure, history, runs):
         def draw(curve, look, label, axes=axes, **style):
             axes.plot(range(1, len(curve) + 1), curve, look, label=label, **style)
 
-        for (words, curve), colour in zip(curves.items(), OTHER_COLOURS, strict=False):
-            draw(curve, ".-", f"validation, {words}", color=colour, linewidth=1)
-        draw(training, "s--", "training", color=COLOURS[0], linewidth=2.5)
+        bold = {"linewidth": 2.5, "markersize": 6 if len(validation) <= 20 else 3}
+        draw(training, "s--", "training", color=COLOURS[0], **bold)
         label = f"validation ({own})" if own else "validation"
-        draw(validation, "o-", label, color=COLOURS[1], linewidth=3)
+        draw(validation, "o-", label, color=COLOURS[1], **bold)
+        for words, curve in curves.items():  # above, as some begin alike
+            draw(curve, ".", f"validation, {words}", linewidth=1, **styles[words])
         axes.set(xlabel="epoch", ylabel=measure)
         axes.xaxis.get_major_locator().set_params(integer=True)
         # The limits are those of this run and of the better half of the others: a bad run is cut.
@@ -3061,14 +3067,17 @@ def draw_history(figure, history, runs):
         inside = [*training, *validation, *itertools.chain(*better_half)]
         low, high = min(inside), max(inside)
         if measure == "loss":
-            axes.set(yscale="log", ylim=(low / 1.3, high * 1.3))
+            axes.set(yscale="log", ylim=(low / 1.1, high * 1.1))
+            few_digits = MaxNLocator(6, steps=(1, 2, 5, 10))
+            axes.yaxis.set_major_locator(few_digits if high < 4 * low else LogLocator(subs=(1, 2, 5)))
             axes.yaxis.set_major_formatter("{x:g}")
-            axes.yaxis.set_minor_formatter("{x:g}" if high < 10 * low else "")
-            axes.axhline(TOSSING_A_COIN, color="0.6", linestyle=":", label="tossing a coin: ln 2 = 0.69")
+            axes.yaxis.set_minor_locator(NullLocator())
+            if low / 1.1 < TOSSING_A_COIN < high * 1.1:
+                axes.axhline(TOSSING_A_COIN, color="0.6", linestyle=":", label="ln 2: tossing a coin")
         else:
             margin = 0.05 * (high - low) or 0.01
             axes.set_ylim(low - margin, min(high + margin, 1 + margin))
-        axes.legend(fontsize="small")
+    figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
 
 
 def draw_test(figure, results, probabilities, parameters, network, sfs):
@@ -3077,7 +3086,8 @@ def draw_test(figure, results, probabilities, parameters, network, sfs):
     From the `results` as saved; what the network gave for N spectra whose true models alternate, shape
     (N, 2); records of PARAMETERS, shape (N,); the `Network`; and the first spectra, shape (_, a, b, 1).
     """
-    figure.set_size_inches(16, 14)
+    figure.set_size_inches(16.5, 14)
+    figure.get_layout_engine().set(wspace=0.06)
     cells = figure.add_gridspec(3, 3)
     gene_flow = probabilities[:, 1] / probabilities.sum(axis=1, dtype=float)
     draw_probabilities(figure, cells, results, gene_flow)
@@ -3131,31 +3141,32 @@ def draw_calibration(axes, gene_flow, responses):
         np.bincount(bins, weights, minlength=len(edges) + 1)
         for weights in (np.ones(len(bins)), responses, logit(clipped))
     )
-    drawn = n >= FEW
-    curve = expit(np.linspace(-11, 11, 200))
+    curve = expit(np.linspace(-12, 12, 200))
     axes.plot(curve, curve, ":", color="black", label="perfectly calibrated")
+    middles = logit(np.array([1e-4, *np.sqrt(np.multiply(edges[:3], edges[1:4]))]))
+    means = expit(np.divide(log_odds, n, where=n > 0, out=np.append(middles, -middles[::-1])))
+    drawn = n >= FEW
     if drawn.any():
-        means = expit(log_odds[drawn] / n[drawn])
         style = {"fmt": "s", "color": COLOURS[1], "label": "network"}
-        draw_shares(axes, means, n_gene_flow[drawn], n[drawn], **style)
+        draw_shares(axes, means[drawn], n_gene_flow[drawn], n[drawn], **style)
     if not drawn.all():
         remark = f"no points for bins of\nfewer than {FEW} spectra"
-        axes.text(0.97, 0.1, remark, ha="right", transform=axes.transAxes, fontsize="small")
+        axes.text(0.97, 0.12, remark, ha="right", transform=axes.transAxes, fontsize="small")
+    for mean, count in zip(means, n, strict=True):
+        axes.text(mean, -0.1, f"{count:,.0f}", ha="center", fontsize="small")
     axes.set_xscale("logit")
-    middles = [1e-4, *np.sqrt(np.multiply(edges[:3], [*edges[1:3], 0.25]))]
-    middles += [1 - middle for middle in middles[::-1]]
-    for middle, count in zip(middles, n, strict=True):
-        axes.text(middle, -0.1, f"{count:,.0f}", ha="center", fontsize="small")
-    ticks = [0.0001, 0.01, 0.5, 0.99, 0.9999]
+    ticks = [0.0001, 0.01, 0.1, 0.5, 0.9, 0.99, 0.9999]
     axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
     axes.set_xticks([], minor=True)
     axes.set(xlabel="probability of gene flow", ylabel="share with gene flow")
-    axes.set(xlim=(1e-5, 1 - 1e-5), ylim=(-0.15, 1.05))
+    axes.set(xlim=(3e-6, 1 - 3e-6), ylim=(-0.15, 1.05))
     axes.legend(loc="upper left", fontsize="small")
 
 
 def draw_mistakes(figure, cells, parameters, verdicts):
     """The second row: which pairs of species the network mistakes."""
+    from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
+
     responses = np.arange(len(verdicts)) % 2
     right = verdicts == responses
     above, below = cells[1, 0].subgridspec(2, 1, height_ratios=(4, 1)).subplots(sharex=True)
@@ -3187,9 +3198,10 @@ def draw_mistakes(figure, cells, parameters, verdicts):
     by_rate.set_xlabel("migration rate per generation")
     if np.ptp(rate[1::2]):
         by_rate.set_xscale("log")
-        ticks = np.geomspace(rate[1::2].min(), rate[1::2].max(), 4)
-        by_rate.set_xticks(ticks, [f"{tick:.1e}" for tick in ticks])
-        by_rate.set_xticks([], minor=True)
+        wide = np.ptp(np.log10(rate[1::2])) > 0.5
+        by_rate.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)) if wide else MaxNLocator(3))
+        by_rate.xaxis.set_major_formatter("{x:g}")
+        by_rate.xaxis.set_minor_locator(NullLocator())
 
 
 def accuracy_in_bins(values, right, n_bins=8):
