@@ -492,10 +492,11 @@ def batches(seen, responses, batch_size, shuffle_seed=None):
     rows = tf.data.Dataset.range(len(responses))
     if shuffle_seed is not None:
         rows = rows.shuffle(len(responses), seed=shuffle_seed)
-    rows = rows.batch(batch_size)
-    return rows.map(lambda batch: (tf.gather(seen, batch), tf.gather(responses, batch))).with_options(
-        untuned
-    )
+
+    def look_up(batch):
+        return tf.gather(seen, batch), tf.gather(responses, batch)
+
+    return rows.batch(batch_size).map(look_up).with_options(untuned)
 
 
 def train_network(sfs, responses, settings, log_path=None):
@@ -695,8 +696,7 @@ def test(plan):
     save_picture(report, draw_test, results, probabilities, parameters, network, sfs)
 
 
-# The lesson ends here. What follows serves it: life without a network, observed spectra, files,
-# processes, the command line, screen and pictures.
+# The lesson ends here. What follows serves it; the first lines of this file say what is where.
 
 # ============================== 10. Sites that mutate twice ==============================
 
@@ -709,10 +709,10 @@ def let_mutations_meet(mutations, n_sites, rng):
     With k mutations a site, n_sites * (k - 1 + exp(-k)) of them meet an earlier one. Which two meet is
     drawn from the spectrum itself. If the carriers of both together are no more than the sample, they
     are taken to be apart, on different branches; one time in three (Jukes and Cantor 1969) both make
-    the same nucleotide, and the two alleles become one. Otherwise, if there are no more carriers of one
-    than of the other in either species, it arose among these: they lose the older allele for it, or,
-    one time in three, mutate back. What fits neither picture, of some branches that cross, is left as
-    it is, but that one time in three the smaller allele is lost.
+    the same nucleotide, and the two alleles become one. Otherwise, if the rarer one has no more
+    carriers than the other in either species, it arose among these: they lose the older allele for it,
+    or, one time in three, mutate back. The rest stay as they are, but that one time in three the rarer
+    one is lost.
 
     The number that meets would be exact if all sites had the same genealogy; how genealogies differ
     along the sequence, and which branches lie within which, is not looked at. Beside
