@@ -3087,7 +3087,7 @@ def draw_test(figure, results, probabilities, parameters, network, sfs):
     (N, 2); records of PARAMETERS, shape (N,); the `Network`; and the first spectra, shape (_, a, b, 1).
     """
     figure.set_size_inches(16.5, 14)
-    figure.get_layout_engine().set(wspace=0.06)
+    figure.set_layout_engine("constrained", wspace=0.06)
     cells = figure.add_gridspec(3, 3)
     gene_flow = probabilities[:, 1] / probabilities.sum(axis=1, dtype=float)
     draw_probabilities(figure, cells, results, gene_flow)

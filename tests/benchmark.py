@@ -210,7 +210,7 @@ def dask_workers(folder):
             start = [sys.executable, "-m", f"distributed.cli.dask_{kind}", *words, *where]
             processes.append(subprocess.Popen(start, **quiet))
         ready = Path(folder) / "scheduler.json"
-        while not ready.exists() or not ready.read_text():
+        while not ready.exists() or not ready.read_text().endswith("}"):  # else half written
             time.sleep(0.1)
         address = json.loads(ready.read_text())["address"]
         with distributed.Client(address, set_as_default=False) as client:

@@ -35,8 +35,9 @@ class Cluster:
     def __init__(self, folder):
         self.folder, self.workers, self.n_started = folder, [], 0
         self.scheduler = self.start("scheduler", "--port", 0, "--scheduler-file", "scheduler.json")
-        wait_until(lambda: "Scheduler at:" in self.log("scheduler"))
-        self.address = json.loads((folder / "scheduler.json").read_text())["address"]
+        told = folder / "scheduler.json"
+        wait_until(lambda: told.exists() and told.read_text().endswith("}"))  # else half written
+        self.address = json.loads(told.read_text())["address"]
 
     def start(self, kind, *words, name=None, path=""):
         with (self.folder / f"{name or kind}.log").open("w") as log:

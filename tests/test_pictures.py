@@ -399,13 +399,37 @@ def history_picture(runs):
 
 def test_curves_are_named_by_the_settings_in_which_runs_differ():
     figure = history_picture(experiments()[:4])
+    (legend,) = figure.legends  # one for both panels
+    names = [text.get_text() for text in legend.get_texts()]
+    assert len(names) == len(set(names))
+    for words in ("--layers 1", "--layers 3"):
+        assert any(words in name for name in names)
+    assert not any("--epochs" in name for name in names)  # the same in all
+    assert sum("dropout 0.0" in name for name in names) == 1  # this run's own, named too
     for axes in figure.axes:
-        names = [text.get_text() for text in axes.get_legend().get_texts()]
-        assert len(names) == len(set(names))
-        for words in ("--layers 1", "--layers 3"):
-            assert any(words in name for name in names)
-        assert not any("--epochs" in name for name in names)  # the same in all
-        assert sum("dropout 0.0" in name for name in names) == 1  # this run's own, named too
+        drawn = {line.get_label(): line.get_color() for line in axes.get_lines()}
+        assert names == list(drawn)
+        assert len(set(drawn.values())) == len(drawn)
+
+
+def test_a_setting_keeps_its_colour_from_picture_to_picture():
+    runs = experiments()[:4]
+    looks = [
+        {
+            line.get_label(): (line.get_color(), line.get_linestyle())
+            for line in history_picture(some).axes[0].get_lines()
+            if "--layers" in line.get_label() and line.get_linewidth() == 1
+        }
+        for some in (runs[:3], runs)
+    ]
+    assert looks[0]
+    assert looks[0].items() <= looks[1].items()
+
+
+def test_the_loss_of_a_coin_is_drawn_only_where_it_is_in_view():
+    for losses, there in (([0.02, 0.01], False), ([0.69, 0.5], True)):
+        figure = history_picture([a_run(losses[-1], losses)])
+        assert any("coin" in line.get_label() for line in figure.axes[0].get_lines()) == there
 
 
 def test_a_bad_run_squashes_no_axis():
@@ -419,7 +443,7 @@ def test_a_bad_run_squashes_no_axis():
 
 def test_the_first_run_is_drawn_alone():
     figure = history_picture([experiments()[0]])
-    names = [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
+    names = [text.get_text() for text in figure.legends[0].get_texts()]
     assert {"training", "validation"} <= set(names)
 
 
