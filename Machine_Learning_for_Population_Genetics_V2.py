@@ -3290,7 +3290,7 @@ def draw_prediction(figure, prediction, near, folded):
     show_table(right, tables[1], title, "SNPs", folded, **scale)
     # In standard deviations of Poisson counts, about: the difference of the roots (Anscombe 1948).
     residual = 2 * (np.sqrt(observed + 3 / 8) - np.sqrt(near.mean_sfs + 3 / 8))
-    title, label = "observed less simulated", "about standard deviations"
+    title, label = "observed less simulated", "Poisson standard deviations, about"
     show_table(below, residual, title, label, folded, **around_zero(residual))
     for model, points, colour in zip(MODELS, near.scatter, COLOURS, strict=True):
         scatter.scatter(*points.T, s=6, alpha=0.4, color=colour, label=model)
