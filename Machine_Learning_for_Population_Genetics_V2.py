@@ -3067,7 +3067,7 @@ def draw_history(figure, history, runs):
         inside = [*training, *validation, *itertools.chain(*better_half)]
         low, high = min(inside), max(inside)
         if measure == "loss":
-            axes.set(yscale="log", ylim=(low / 1.1, high * 1.1))
+            axes.set(ylabel="loss (logarithmic)", yscale="log", ylim=(low / 1.1, high * 1.1))
             few_digits = MaxNLocator(6, steps=(1, 2, 5, 10))
             axes.yaxis.set_major_locator(few_digits if high < 4 * low else LogLocator(subs=(1, 2, 5)))
             axes.yaxis.set_major_formatter("{x:g}")
@@ -3126,7 +3126,7 @@ def draw_probabilities(figure, cells, results, gene_flow):
     )
     axes.set(xlabel="divergence taken for gene flow", ylabel="gene flow recognised")
 
-    axes = figure.add_subplot(cells[0, 2], title="calibration, and spectra per bin")
+    axes = figure.add_subplot(cells[0, 2], title="calibration, and spectra per group")
     draw_calibration(axes, gene_flow, responses)
 
 
@@ -3150,7 +3150,7 @@ def draw_calibration(axes, gene_flow, responses):
         style = {"fmt": "s", "color": COLOURS[1], "label": "network"}
         draw_shares(axes, means[drawn], n_gene_flow[drawn], n[drawn], **style)
     if not drawn.all():
-        remark = f"no points for bins of\nfewer than {FEW} spectra"
+        remark = f"no points for groups of\nfewer than {FEW} spectra"
         axes.text(0.97, 0.12, remark, ha="right", transform=axes.transAxes, fontsize="small")
     for mean, count in zip(means, n, strict=True):
         axes.text(mean, -0.1, f"{count:,.0f}", ha="center", fontsize="small")
@@ -3158,7 +3158,7 @@ def draw_calibration(axes, gene_flow, responses):
     ticks = [0.0001, 0.01, 0.1, 0.5, 0.9, 0.99, 0.9999]
     axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
     axes.set_xticks([], minor=True)
-    axes.set(xlabel="probability of gene flow", ylabel="share with gene flow")
+    axes.set(xlabel="probability of gene flow, stretched at the ends", ylabel="share with gene flow")
     axes.set(xlim=(3e-6, 1 - 3e-6), ylim=(-0.15, 1.05))
     axes.legend(loc="upper left", fontsize="small")
 
@@ -3178,7 +3178,7 @@ def draw_mistakes(figure, cells, parameters, verdicts):
             axes.scatter(age[some], heights[some], marker=marker, color=colour)
     title = f"mistakes (black): {(~right).sum():,} of {len(right):,} replicates"
     above.set(yscale="log", ylabel="migration rate per generation", title=title)
-    below.set(yticks=[], ylabel="divergence:\nnone", xlabel="divergence time, generations")
+    below.set(yticks=[], ylabel="divergence:\nno rate", xlabel="divergence time, generations")
     if right.all():
         advice = (
             "no mistakes among these; more replicates,\nyounger species or fewer migrants bring some"
@@ -3188,7 +3188,7 @@ def draw_mistakes(figure, cells, parameters, verdicts):
     by_time, by_rate = figure.add_subplot(cells[1, 1]), figure.add_subplot(cells[1, 2])
     for axes, values, response in ((by_time, age, 0), (by_time, age, 1), (by_rate, rate, 1)):
         middles, n_right, n = accuracy_in_bins(values[response::2], right[response::2])
-        label = f"{MODELS[response]}, bins of {n.max():,}"
+        label = f"{MODELS[response]}, groups of {n.max():,}"
         style = {"color": COLOURS[response], "marker": "os"[response], "label": label}
         draw_shares(axes, middles, n_right, n, **style)
         axes.set_ylabel("accuracy, with its 95% interval")
