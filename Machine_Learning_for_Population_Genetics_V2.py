@@ -1384,7 +1384,7 @@ def print_prediction(prediction, notes):
 VERDICTS = {
     "divergence": "Verdict: no gene flow of the kind that was simulated.",
     "gene flow": "Verdict: gene flow of the kind that was simulated.",
-    "neither": "Verdict: neither; such a spectrum is made by neither of the two models.",
+    "neither": "Verdict: neither; the model that the network favours makes no such spectra.",
     "out of range": "Verdict: none, as the spectrum lies outside what was simulated.",
 }
 

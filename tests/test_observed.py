@@ -447,7 +447,7 @@ def test_each_verdict_is_told(judged):
     told = {path.stem: part for path in files for part in [*parts] if str(path) in part}
     assert "Verdict: no gene flow of the kind that was simulated." in told["divergence"]
     assert "Verdict: gene flow of the kind that was simulated." in told["gene_flow"]
-    assert "Verdict: neither; such a spectrum is made by neither" in told["neither"]
+    assert "Verdict: neither; the model that the network favours makes no such" in told["neither"]
     assert "Verdict: none, as the spectrum lies outside" in told["longer"]
     for name in ("divergence", "gene_flow"):
         assert "Warning" not in told[name]
