@@ -2926,6 +2926,7 @@ def print_reuse(models):
 
 COLOURS = ("#542788", "#e08214")  # of the two models; the ends of the scale "PuOr_r"
 OTHER_COLOURS = ("#0072b2", "#009e73", "#cc79a7", "#56b4e9", "#000000", "#999999")  # Okabe and Ito's
+MOST_CURVES = 8  # of earlier trainings, as many as the lesson suggests
 FEW = 10  # spectra: of fewer, no share is drawn
 
 
@@ -3045,7 +3046,7 @@ def draw_history(figure, history, runs):
     names = dict.fromkeys([*earlier, own])
     styles = dict(zip(names, itertools.cycle(styles)))  # by age, so that they stay the same
     best = sorted(distinct, key=lambda words: float(distinct[words]["validation_loss"]))
-    best = best[: len(OTHER_COLOURS)]
+    best = best[:MOST_CURVES]
     for axes, measure in zip(figure.subplots(1, 2), ("loss", "accuracy"), strict=True):
         training, validation = history[measure], history[f"val_{measure}"]
         curves = {words: distinct[words][f"validation_{measure}_by_epoch"].split() for words in best}
