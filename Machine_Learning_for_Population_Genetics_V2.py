@@ -2809,7 +2809,7 @@ def what_the_curves_say(training, validation):
     best, last = int(np.argmin(validation)), validation[-1]
     recent = validation[-1 - max(1, len(validation) // 5)]
     leaps = any(
-        after > before + max(0.006, 0.08 * before) for before, after in itertools.pairwise(training)
+        after > before + max(0.01, 0.1 * before) for before, after in itertools.pairwise(training)
     )
     if leaps or max(training) > 1.1 * TOSSING_A_COIN:
         return (
