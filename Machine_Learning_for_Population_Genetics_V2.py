@@ -2139,12 +2139,14 @@ def start_workers(executor, n_workers, forkserver):
             if forkserver:
                 from multiprocessing.forkserver import ensure_running
 
-                # A mask is inherited from the first moment on; Ctrl-C waits here until it is lifted.
-                signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-                try:
-                    ensure_running()
-                finally:
-                    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+                # A mask is inherited from the first moment on. It is not enough here, where a thread of
+                # NumPy's may take the signal, between a folder that is made and its name.
+                with signals_wait():
+                    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+                    try:
+                        ensure_running()
+                    finally:
+                        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
             for ready in [executor.submit(os.getpid) for _ in range(n_workers)]:
                 ready.result()
     except (OSError, RuntimeError, EOFError) as error:
@@ -3342,6 +3344,26 @@ def stop_at_signals():
 
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, stop)
+
+
+@contextlib.contextmanager
+def signals_wait():
+    """Let Ctrl-C and SIGTERM wait until the block is done."""
+    came = []
+    if threading.current_thread() is not threading.main_thread():
+        yield  # signals are none of its business
+        return
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    handlers = {number: signal.getsignal(number) for number in numbers}
+    for number in numbers:
+        signal.signal(number, lambda number, _: came.append(number))
+    try:
+        yield
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+        for number in came:
+            signal.raise_signal(number)
 
 
 def complain(text):
