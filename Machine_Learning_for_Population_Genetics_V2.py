@@ -7,29 +7,50 @@ Three commands answer, and the second is there to be played with:
     runml --train --layers 2 --dropout 0.2 --epochs 10 --learning_rate 1e-05
     runml --test
 
-`--simulate` draws populations from a prior and simulates their genomes under two demographic
-models, with and without gene flow; each data set is summarised as a joint site frequency
-spectrum (SFS). `--train` teaches a convolutional neural network to tell the two models apart.
-`--test` simulates a fresh set, which the network has never met, and counts its mistakes.
+`--simulate` draws populations from priors and simulates their genomes under two demographic models,
+with and without gene flow; each data set is summarised as a joint site frequency spectrum (SFS).
+`--train` teaches a convolutional neural network to tell the two models apart. `--test` simulates a
+fresh set, which the network has never met, and counts its mistakes.
 
-The file reads in the order in which the data flow. The lesson: 1 settings, 2 demography, 3 one
-simulated SFS, 4 a dataset, 5 what the network looks at, 6 the network, 7 its training, 8 its
-evaluation, 9 the three commands. Behind it: 10 sites that mutate twice, 11 what stands beside the
-network, such as whether a model could have made a spectrum, 12 observed spectra, 13 files, 14
-processes, 15 options and the plan, 16 the screen, 17 pictures, 18 main. What is typed goes from
-`main` through `parse` and `make_plan` to the command of its name.
+The file reads in the order in which the data flow. The lesson: 1 settings, 2 demographic models,
+3 one joint SFS, 4 a dataset, 5 the network's input, 6 the network, 7 training, 8 evaluation, 9 the
+commands. What serves it: 10 summaries and baselines, 11 goodness of fit, 12 observed spectra,
+13 files, 14 workers, 15 the command line, 16 the screen, 17 pictures, 18 main. What is typed goes
+from `main` through `parse_options` and `prepare` to the command of its name.
 """
 
+# /// script
+# requires-python = ">=3.11,<3.14"
+# dependencies = [
+#     "demesdraw>=0.4", "joblib>=1.4", "keras>=3.15.1", "matplotlib>=3.10", "msprime>=1.3.4",
+#     "numpy>=2.0", "scikit-learn>=1.6", "scipy>=1.14", "tensorflow>=2.21",
+# ]
+# ///
+
+import importlib.util
 import signal
+import sys
 
-if __name__ == "__main__":
+PACKAGES = ["demesdraw", "joblib", "keras", "matplotlib", "msprime", "numpy", "sklearn", "tensorflow"]
+# Under a notebook's %run, signals, streams and the process are the notebook's.
+STANDALONE = __name__ == "__main__" and "IPython" not in sys.modules
+
+if STANDALONE:
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C during the imports leaves no traceback
+    missing = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
+    if sys.version_info < (3, 11) or missing:
+        here = "%s is Python %d.%d, " % (sys.executable, *sys.version_info[:2])  # noqa: UP031
+        here += "without " + ", ".join(missing) if missing else "which is too old"
+        advice = "start the script as README.md says, by .venv/bin/python or the alias runml."
+        sys.exit("runml: error: " + here + ": " + advice)
 
+# ruff: noqa: E402
 import argparse
 import contextlib
 import csv
 import difflib
 import functools
+import gzip
 import hashlib
 import io
 import itertools
@@ -41,35 +62,32 @@ import multiprocessing
 import os
 import platform
 import re
-import select
-import shlex
 import shutil
-import stat
-import sys
-import tempfile
+import subprocess
 import textwrap
 import threading
 import time
+import traceback
 import warnings
 import zipfile
-from collections import deque
-from collections.abc import Callable
+from collections import ChainMap, deque
 from concurrent.futures import CancelledError, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import NamedTuple
+from types import SimpleNamespace
 
 import numpy as np
 
-# ==================================== 1. Settings ====================================
+# ======================================= 1. Settings =======================================
 #
-# The default of every option, the interval it must lie in, and what it means.
+# The default of every option, what it means, and the limits of its numbers.
 
 
-class Prior(NamedTuple):
-    """A prior between two ends, uniform or log-uniform; low = high fixes the value."""
+@dataclass(frozen=True)
+class Prior:
+    """A prior between two ends, uniform or log-uniform; equal ends fix the value."""
 
     low: float
     high: float
@@ -84,22 +102,24 @@ class Prior(NamedTuple):
         return rng.uniform(self.low, self.high)
 
     @property
-    def middle(self):
-        """The median."""
+    def median(self):
+        """The value that half of all draws stay below."""
         low, high = self.low, self.high
         return math.sqrt(low * high) if self.scale == "log" else (low + high) / 2
 
 
-class PerSpecies(NamedTuple):
+@dataclass(frozen=True)
+class PerSpecies:
     """A number for each of the two sister species."""
 
     a: int
     b: int
 
 
-def option(default, meaning, interval=None):
-    """A setting: its default, what it means, and the interval in which its numbers must lie."""
-    return field(default=default, metadata={"meaning": meaning, "interval": interval})
+def option(default, meaning, low=None, high=None, exclude=None):
+    """A setting: its default, what it means, and the limits of its numbers, both included."""
+    limits = {"low": low, "high": high, "exclude": exclude}
+    return field(default=default, metadata={"meaning": meaning, "limits": limits})
 
 
 @dataclass(frozen=True)
@@ -107,29 +127,33 @@ class SimulationSettings:
     """What is simulated. Times are in generations, sizes in diploid individuals."""
 
     sample_size: PerSpecies = option(
-        PerSpecies(10, 10), "diploid individuals per species: one number, or two for A and B", "[1, 250]"
+        PerSpecies(10, 10),
+        "diploid individuals per species: one number, or two for A and B",
+        1,
+        250,
     )
-    sequence_length: int = option(100_000, "base pairs of one locus", "[1, 1e9]")
-    n_loci: int = option(1, "independent loci, whose spectra are added up", "[1, 1e6]")
-    mutation_rate: float = option(1e-7, "per base pair per generation", "(0, 0.01]")
-    recombination_rate: float = option(1e-8, "per base pair per generation", "[0, 0.5]")
-    tdiv_prior: Prior = option(Prior(50_000.0, 500_000.0), "divergence time, generations", "(0, 1e9]")
+    sequence_length: int = option(100_000, "base pairs of one locus", 1, 1e9)
+    n_loci: int = option(1, "independent loci, whose spectra are added up", 1, 1e6)
+    mutation_rate: Prior = option(Prior(1e-7, 1e-7), "per bp per generation", 0, 0.01, exclude=0)
+    recombination_rate: Prior = option(Prior(1e-8, 1e-8), "per bp per generation", 0, 0.5)
+    tdiv_prior: Prior = option(
+        Prior(50_000, 500_000), "divergence time, generations", 0, 1e9, exclude=0
+    )
     ne_prior: Prior = option(
-        Prior(10_000.0, 100_000.0),
-        "size of the ancestor, of A and of B, diploid individuals",
-        "[1, 1e9]",
+        Prior(10_000, 100_000), "size of the ancestor, of A and of B, diploid individuals", 1, 1e9
+    )
+    size_change_prior: Prior = option(
+        Prior(1, 1), "factor by which each of them changed in size once", 0, 1000, exclude=0
     )
     migration_prior: Prior = option(
-        Prior(1e-6, 1e-4),
-        "share of a species that are migrants from the other, per generation",
-        "[0, 1]",
+        Prior(1e-6, 1e-4), "migrants from the other species, as a proportion per generation", 0, 1
     )
     gene_flow_start: Prior = option(
-        Prior(0.5, 0.5), "when gene flow began, in shares of the time since divergence", "[0, 1]"
+        Prior(0.5, 0.5), "onset of gene flow, as a proportion of the time since divergence", 0, 1
     )
-    gene_flow_stop: Prior = option(Prior(0.0, 0.0), "when it ended, likewise; 0 is today", "[0, 1]")
+    gene_flow_stop: Prior = option(Prior(0, 0), "its end, likewise; 0 is today", 0, 1)
     asymmetric: bool = option(False, "draw migration from A to B and from B to A independently")
-    seed: int = option(1234, "one number fixes every result", "[0, 4294967295]")
+    seed: int = option(1234, "one number fixes every result", 0, 2**32 - 1)
 
     @property
     def n_sites(self):
@@ -139,96 +163,112 @@ class SimulationSettings:
 
 @dataclass(frozen=True)
 class TrainingSettings:
-    """The network and how it learns: what the class experiments with."""
+    """The hyperparameters: the network and how it learns, which the class experiments with."""
 
-    layers: int = option(2, "hidden layers, each half as wide as the one before", "[1, 6]")
-    dropout: float = option(0.2, "share of the last hidden layer's units silenced at random", "[0, 1)")
-    epochs: int = option(10, "passes through the training spectra", "[1, 100000]")
-    learning_rate: float = option(1e-5, "size of Adam's steps", "(0, 10]")
-    batch_size: int = option(64, "spectra per step", "[1, 100000]")
+    layers: int = option(2, "fully connected layers, each half as wide as the one before", 1, 6)
+    dropout: float = option(0.2, "proportion of the last one's units silenced", 0, 1, exclude=1)
+    epochs: int = option(10, "passes through the training spectra", 1, 100_000)
+    learning_rate: float = option(1e-5, "about the largest step of a weight", 0, 10, exclude=0)
+    batch_size: int = option(64, "spectra in a mini-batch, for one step", 1, 100_000)
     folded: bool = option(False, "fold the spectra, for when ancestral alleles are not known")
-    seed: int = option(1234, "one number fixes every result", "[0, 4294967295]")
+    seed: int = option(1234, "one number fixes every result", 0, 2**32 - 1)
 
 
 @dataclass(frozen=True)
-class WorkSettings:
+class RunSettings:
     """How much is simulated, and where. None of it changes what a replicate is."""
 
-    n_reps: int = option(5_000, "training replicates per model", "[1, 1e7]")
-    n_test_reps: int = option(1_000, "test replicates per model", "[1, 1e7]")
-    workers: int = option(None, "processes that simulate", "[1, 4096]")
+    n_reps: int = option(5_000, "training replicates per model", 1, 1e7)
+    n_test_reps: int = option(1_000, "test replicates per model", 1, 1e7)
+    workers: int = option(None, "processes that simulate", 1, 4096)
     dask_scheduler: str = option(None, "address of a Dask scheduler to simulate on instead")
 
 
-# =============================== 2. Two demographic models ===============================
+# ==================================== 2. Demographic models ====================================
 
-MODELS = ("divergence", "gene flow")  # the responses 0 and 1
+MODELS = ("divergence", "gene flow")  # the labels 0 and 1
+POPULATIONS = ("ancestor", "a", "b")
 PARAMETERS = np.dtype(
-    [
-        ("divergence_time", float),
-        ("size_ancestor", float),
-        ("size_a", float),
-        ("size_b", float),
-        ("migration_a_to_b", float),
-        ("migration_b_to_a", float),
-        ("gene_flow_start", float),
-        ("gene_flow_stop", float),
-    ]
+    [("divergence_time", float)]
+    + [(f"size_{name}", float) for name in POPULATIONS]
+    + [("migration_a_to_b", float), ("migration_b_to_a", float)]
+    + [("gene_flow_start", float), ("gene_flow_stop", float)]
+    + [(f"size_change_{name}", float) for name in POPULATIONS]
+    + [(f"size_change_time_{name}", float) for name in POPULATIONS]
+    + [("mutation_rate", float), ("recombination_rate", float)]
 )
+# When sizes change, in divergence times: the ancestor's before the divergence, A's and B's since.
+SIZE_CHANGE_TIMES = {"ancestor": Prior(1, 5, "log"), "a": Prior(0.005, 1, "log")}
+SIZE_CHANGE_TIMES["b"] = SIZE_CHANGE_TIMES["a"]
 
 
-def draw_parameters(settings, response, rng):
+def draw_parameters(settings, label, rng):
     """Draw one pair of species from the priors, each parameter independently.
 
     Parameters
     ----------
     settings : SimulationSettings
-    response : int
-        0 for divergence, 1 for gene flow. The first model is the second without migration.
+    label : int
+        0 for divergence, 1 for gene flow. The first model is the second with no migration.
     rng : numpy.random.Generator
 
     Returns
     -------
     numpy.void
-        A record of `PARAMETERS`. Times are generations before today, the start of gene flow being
-        the older one; sizes are diploid individuals; "migration_a_to_b" is, forwards in time, the
-        share of B that are migrants from A, per generation.
+        A record of `PARAMETERS`. Times are generations before today, the onset of gene flow being
+        the older one; sizes are diploid individuals before the change of size, which multiplies
+        them by its factor; "migration_a_to_b" is, forwards in time, the proportion of B that are
+        migrants from A, per generation; rates are per base pair per generation.
     """
-    divergence_time = settings.tdiv_prior.draw(rng)
-    sizes = [settings.ne_prior.draw(rng) for _ in ("ancestor", "A", "B")]
-    a_to_b = settings.migration_prior.draw(rng) * response
-    b_to_a = settings.migration_prior.draw(rng) * response if settings.asymmetric else a_to_b
-    shares = settings.gene_flow_start.draw(rng), settings.gene_flow_stop.draw(rng)
-    start, stop = divergence_time * max(shares), divergence_time * min(shares)
-    return np.array((divergence_time, *sizes, a_to_b, b_to_a, start, stop), PARAMETERS)[()]
+    drawn = {"divergence_time": settings.tdiv_prior.draw(rng)}
+    for name in POPULATIONS:
+        drawn[f"size_{name}"] = settings.ne_prior.draw(rng)
+    a_to_b = drawn["migration_a_to_b"] = settings.migration_prior.draw(rng) * label
+    b_to_a = settings.migration_prior.draw(rng) * label if settings.asymmetric else a_to_b
+    drawn["migration_b_to_a"] = b_to_a
+    window = settings.gene_flow_start.draw(rng), settings.gene_flow_stop.draw(rng)
+    drawn["gene_flow_start"] = max(window) * drawn["divergence_time"]
+    drawn["gene_flow_stop"] = min(window) * drawn["divergence_time"]
+    for name in POPULATIONS:
+        factor = drawn[f"size_change_{name}"] = settings.size_change_prior.draw(rng)
+        when = SIZE_CHANGE_TIMES[name].draw(rng) if factor != 1 else 0
+        drawn[f"size_change_time_{name}"] = when * drawn["divergence_time"]
+    drawn["mutation_rate"] = settings.mutation_rate.draw(rng)
+    drawn["recombination_rate"] = settings.recombination_rate.draw(rng)
+    return np.array(tuple(drawn[name] for name in PARAMETERS.names), PARAMETERS)[()]
 
 
 def demographic_model(parameters):
     """An ancestor that splits into A and B, which may exchange migrants for some of the time since.
 
-    Gene flow that goes on until today is secondary contact or, where it began with the divergence,
-    isolation with migration.
-
     From one record of `PARAMETERS`; returns a `msprime.Demography`.
     """
     import msprime
 
-    start, stop = parameters["gene_flow_start"], parameters["gene_flow_stop"]
     demography = msprime.Demography()
-    demography.add_population(name="A", initial_size=parameters["size_a"])
-    demography.add_population(name="B", initial_size=parameters["size_b"])
-    demography.add_population(name="ancestor", initial_size=parameters["size_ancestor"])
+    for population, name in (("A", "a"), ("B", "b"), ("ancestor", "ancestor")):
+        size, factor = parameters[f"size_{name}"], parameters[f"size_change_{name}"]
+        demography.add_population(name=population, initial_size=size * factor)
+        if factor != 1:
+            demography.add_population_parameters_change(
+                time=parameters[f"size_change_time_{name}"],
+                population=population,
+                initial_size=size,
+            )
     # Time runs backwards from today. A lineage of B that is traced back to A came from there.
     for source, dest, rate in (("B", "A", "migration_a_to_b"), ("A", "B", "migration_b_to_a")):
-        demography.add_migration_rate_change(time=stop, source=source, dest=dest, rate=parameters[rate])
-    demography.add_migration_rate_change(time=start, rate=0)
+        demography.add_migration_rate_change(
+            time=parameters["gene_flow_stop"], source=source, dest=dest, rate=parameters[rate]
+        )
+    demography.add_migration_rate_change(time=parameters["gene_flow_start"], rate=0)
     demography.add_population_split(
         time=parameters["divergence_time"], derived=["A", "B"], ancestral="ancestor"
     )
+    demography.sort_events()
     return demography
 
 
-# =========================== 3. One joint site frequency spectrum ===========================
+# ============================ 3. One joint site frequency spectrum ============================
 
 
 def simulate_sfs(settings, parameters, rng):
@@ -236,9 +276,10 @@ def simulate_sfs(settings, parameters, rng):
 
     msprime gives the genealogies along the sequence. On each branch, mutations are Poisson, with a
     mean of mutation rate x length of the branch x span of sequence (Hudson 1990). So the mutations
-    in a cell of the SFS are Poisson too, with the mutation rate x the area of all branches that have
-    as many descendants in A and in B (Ralph, Thornton and Kelleher 2020). To draw that number takes
-    a twentieth of the time of placing mutations one by one. Then some meet at the same site.
+    in a cell of the SFS are Poisson too, with the mutation rate x the area of all branches that
+    have as many descendants in A and in B (Ralph, Thornton and Kelleher 2020). To draw that number
+    takes a twentieth of the time of placing mutations one by one. Then some of them recur at a
+    site.
 
     Returns
     -------
@@ -251,7 +292,7 @@ def simulate_sfs(settings, parameters, rng):
         samples={"A": settings.sample_size.a, "B": settings.sample_size.b},
         demography=demographic_model(parameters),
         sequence_length=settings.sequence_length,
-        recombination_rate=settings.recombination_rate,
+        recombination_rate=parameters["recombination_rate"],
         num_replicates=settings.n_loci,  # what msprime calls replicates are our loci
         random_seed=rng.integers(1, 2**32),
         record_provenance=False,
@@ -265,68 +306,66 @@ def simulate_sfs(settings, parameters, rng):
         )
         for trees in loci
     )
-    mutations = rng.poisson(settings.mutation_rate * branch_area)
-    return let_mutations_meet(mutations, settings.n_sites, rng).astype(np.int32)
+    mutations = rng.poisson(parameters["mutation_rate"] * branch_area)
+    return add_recurrent_mutations(mutations, settings.n_sites, rng).astype(np.int32)
 
 
-# ======================================= 4. A dataset =======================================
+# ======================================== 4. A dataset ========================================
 
-# Each use of the seed has a stream of random numbers of its own. A dataset's rows append their number,
-# (0, row) or (1, row), which is neither (2, 0) nor (2, 1): so no two streams meet, whatever the seed.
+# Each use of the seed has a stream of random numbers of its own. A replicate's stream appends its
+# row, (0, row) or (1, row), which is neither (2, 0) nor (2, 1): no two streams meet.
 TRAINING_SET, TEST_SET, SPLIT, WEIGHTS = (0,), (1,), (2, 0), (2, 1)
 
 
-def seed_sequence(seed, stream, *replicate):
-    """Where a stream of random numbers, or one replicate's part of it, springs from."""
-    return np.random.SeedSequence(seed, spawn_key=(*stream, *replicate))
+def random_stream(seed, stream, *replicate):
+    """The random numbers of one use of the seed, or of one replicate in it."""
+    return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(*stream, *replicate)))
 
 
-ROWS_PER_TASK = 25  # about a third of a second: more would unbalance, fewer cost a cluster time
+def simulate_block(settings, stream, rows):
+    """Some rows of a dataset: always the same for the same settings, stream and rows.
 
-
-def draw_row(settings, stream, row):
-    """The parameters of one row of a dataset: always the same for the same settings, stream and row.
-
-    The models alternate: even rows are divergence, odd rows gene flow.
-
-    Returns
-    -------
-    parameters : numpy.void
-        One record of `PARAMETERS`.
-    rng : numpy.random.Generator
-        The randomness left for genealogies and mutations.
+    Returns a dictionary of arrays by the names of their files: "sfs", shape (rows, 2 * n_A + 1,
+    2 * n_B + 1, 1), with one channel, like a picture in grey; the labels; and the parameters.
     """
-    rng = np.random.default_rng(seed_sequence(settings.seed, stream, row))
-    return draw_parameters(settings, row % 2, rng), rng
+    spectra, labels, parameters = [], [], []
+    for row in rows:
+        rng = random_stream(settings.seed, stream, row)
+        labels.append(row % len(MODELS))  # they take turns, so a dataset of any size is balanced
+        parameters.append(draw_parameters(settings, labels[-1], rng))
+        spectra.append(simulate_sfs(settings, parameters[-1], rng))
+    return {
+        "sfs": np.stack(spectra)[..., np.newaxis],
+        "responses": np.array(labels, np.int32),
+        "parameters": np.array(parameters, PARAMETERS),
+    }
 
 
-def simulate_rows(settings, stream, rows):
-    """The spectra of some rows of a dataset, shape (rows, 2 * n_A + 1, 2 * n_B + 1, 1)."""
-    spectra = [simulate_sfs(settings, *draw_row(settings, stream, row)) for row in rows]
-    return np.stack(spectra)[..., np.newaxis]  # one channel, like a picture in grey
+ROWS_PER_BLOCK = 25  # about a third of a second: more would unbalance, fewer cost a cluster time
 
 
-def simulate_dataset(settings, stream, n_rows, processes, first_row=0):
-    """Simulate a dataset and yield its spectra in order, a task's rows at a time.
+def simulate_dataset(specification, stream, folder, name, run):
+    """Simulate a dataset into a folder, or go on with the blocks that an earlier try left there.
 
-    `stream` is `TRAINING_SET` or `TEST_SET`; `processes` are where the work is done, and the result is
-    the same on any.
-
-    Yields
-    ------
-    numpy.ndarray of int32, shape (rows, 2 * n_A + 1, 2 * n_B + 1, 1)
+    Each block is a file as soon as it is done, so memory does not grow with the dataset. `stream`
+    is `TRAINING_SET` or `TEST_SET`; `run` says where it is done, and the result is the same
+    anywhere.
     """
-    tasks = deque()
-    for first in range(first_row, n_rows, ROWS_PER_TASK):
-        rows = range(first, min(first + ROWS_PER_TASK, n_rows))
-        tasks.append(processes.submit(simulate_rows, settings, stream, rows))
-        if len(tasks) > processes.tasks_ahead:  # so memory does not grow with the dataset
-            yield processes.result(tasks.popleft())
-    while tasks:
-        yield processes.result(tasks.popleft())
+    n_rows = 2 * specification.n_reps
+    blocks = {
+        folder / f"block_{first}.npz": range(first, min(first + ROWS_PER_BLOCK, n_rows))
+        for first in range(0, n_rows, ROWS_PER_BLOCK)
+    }
+    todo = {path: rows for path, rows in blocks.items() if not is_whole(path)}
+    report = progress(n_rows, n_done=n_rows - sum(map(len, todo.values())))
+    tasks = [(specification.settings, stream, rows) for rows in todo.values()]
+    for path, block in zip(todo, in_parallel(simulate_block, tasks, run), strict=True):
+        np.savez_compressed(path, **block)
+        report(len(block["sfs"]))
+    save_dataset(blocks, specification, folder, name)
 
 
-# ============================= 5. What the network looks at =============================
+# ==================================== 5. The network's input ====================================
 
 
 def snp_mask(shape):
@@ -337,22 +376,15 @@ def snp_mask(shape):
 
 
 def fold(sfs):
-    """Fold joint SFS over both species together, for when the ancestral allele is not known.
+    """Fold joint SFS, shape (N, n_A + 1, n_B + 1, 1), where ancestral alleles are not known.
 
-    Parameters
-    ----------
-    sfs : numpy.ndarray or keras.KerasTensor, shape (N, n_A + 1, n_B + 1, 1)
-        By chromosomes.
-
-    Returns
-    -------
-    numpy.ndarray or keras.KerasTensor
-        The same shape, by copies of the allele that is rarer in both samples together, as dadi and
-        moments fold: where both are equally frequent, half a SNP each way.
+    Each SNP moves to the count of its minor allele, the rarer one in both samples together; where
+    both are as common, half of it moves. The same as `moments.Spectrum.fold`.
     """
-    total = np.add.outer(np.arange(sfs.shape[1]), np.arange(sfs.shape[2]))[..., np.newaxis]
-    share = np.heaviside(total.max() - 2 * total, 0.5).astype(np.float32)  # 0.5 where equally frequent
-    return sfs * share + sfs[:, ::-1, ::-1] * share
+    n_a, n_b = sfs.shape[1] - 1, sfs.shape[2] - 1
+    total = np.add.outer(np.arange(n_a + 1), np.arange(n_b + 1))[..., np.newaxis]
+    weight = np.select([2 * total < n_a + n_b, 2 * total == n_a + n_b], [1, 0.5], 0)
+    return (sfs + sfs[:, ::-1, ::-1]) * weight.astype(np.float32)
 
 
 def allele_bins(n_chromosomes):
@@ -374,9 +406,9 @@ def bin_matrix(n_chromosomes):
 
 
 def preprocess(sfs, folded, ops=np):
-    """What the network looks at: the square roots of the counts in bins.
+    """From raw counts to the network's input: the square roots of the counts in bins.
 
-    The root brings cells of very different size to one scale.
+    The root makes the sampling error of small and of large Poisson counts equal.
 
     Parameters
     ----------
@@ -398,30 +430,30 @@ def preprocess(sfs, folded, ops=np):
     return ops.sqrt(in_bins)[..., np.newaxis]
 
 
-def preprocess_all(sfs, folded):
-    """What the network looks at of each of many spectra, memory-mapped or not."""
+def network_inputs(sfs, folded):
+    """The network's input for many spectra, memory-mapped or not."""
     return np.concatenate([preprocess(piece, folded).astype(np.float32) for piece in pieces(sfs)])
 
 
-# ====================================== 6. The network ======================================
+# ======================================= 6. The network =======================================
 
 FILTERS = 16  # of the convolution
 UNITS = 128  # in the first hidden layer
 
 # Adam moves a weight by about the learning rate a step, however steep the loss is. At the lesson's
-# 1e-5 a usual network hardly leaves its starting point in ten epochs. Hence each layer's input is
-# multiplied by a gain and its initial weights are divided by it (as in Karras et al. 2018): the
-# network starts as the same function, but a step of Adam changes it fifteen times as much, so that
-# 1e-5 does here what 1.5e-4 does in a usual network.
+# 1e-5 a usual network hardly leaves its starting point in ten epochs. Hence the learning rate is
+# equalised (Karras et al. 2018): each layer's input is multiplied by a gain, its initial weights
+# are divided by it. The network starts as the same function, but a step of Adam changes it fifteen
+# times as much, so that 1e-5 does here what 1.5e-4 does in a usual network.
 GAIN = 15
-FIRST_GAIN = "first_gain"  # what comes before it has nothing to learn
+FIRST_GAIN = "first_gain"  # the layer before which nothing learns
 
 
 def build_network(shape, settings):
     """The convolutional network, from raw counts to the probabilities of the two models.
 
-    An SFS is no photograph: where a cell stands is what it means. Hence, beyond the bins, no pooling
-    of neighbours, which would blur it.
+    An SFS is no photograph: where a cell stands is what it means. Hence, beyond the bins, no
+    pooling of neighbours, which would blur it.
 
     Parameters
     ----------
@@ -433,11 +465,13 @@ def build_network(shape, settings):
     -------
     keras.Model
         Takes counts, shape (N, 2 * n_A + 1, 2 * n_B + 1, 1), folded ones too if it folds, and
-        returns estimates of the posterior probabilities of divergence and gene flow, equally likely
-        beforehand, shape (N, 2).
+        returns estimates of the posterior probabilities of divergence and gene flow under equal
+        prior weights, shape (N, 2).
     """
     keras = start_keras()
     from keras import layers
+
+    keras.utils.set_random_seed(int(random_stream(settings.seed, WEIGHTS).integers(2**31)))
 
     def he_weights():  # He et al. 2015, divided by the gain
         return keras.initializers.VarianceScaling(2 / GAIN**2, mode="fan_in")
@@ -445,7 +479,8 @@ def build_network(shape, settings):
     counts = keras.Input(shape=(*shape, 1), name="joint_sfs")
     x = preprocess(counts, settings.folded, keras.ops)
     x = layers.Rescaling(GAIN, name=FIRST_GAIN)(x)
-    x = layers.Conv2D(FILTERS, 3, padding="same", activation="relu", kernel_initializer=he_weights())(x)
+    style = {"padding": "same", "activation": "relu"}
+    x = layers.Conv2D(FILTERS, 3, kernel_initializer=he_weights(), **style)(x)
     x = layers.Flatten()(x)
     for layer in range(settings.layers):
         x = layers.Rescaling(GAIN)(x)
@@ -457,268 +492,243 @@ def build_network(shape, settings):
     return keras.Model(counts, probabilities)
 
 
-# ======================================= 7. Training =======================================
+def learning_part(model):
+    """The same network without its preprocessing, from its input on; both share their weights."""
+    return start_keras().Model(model.get_layer(FIRST_GAIN).input, model.output)
+
+
+# ========================================= 7. Training =========================================
 
 VALIDATION_SHARE = 0.2
 STEPS_AT_ONCE = 100  # that TensorFlow takes before Python looks at it again
 
 
-def split_rows(n_rows, seed):
-    """Part a dataset's rows at random: some to train on, some to validate with."""
-    rows = np.random.default_rng(seed_sequence(seed, SPLIT)).permutation(n_rows)
-    n_validation = max(1, round(n_rows * VALIDATION_SHARE))
-    return np.sort(rows[n_validation:]), np.sort(rows[:n_validation])
+def split_rows(labels, seed):
+    """Part a dataset's rows at random, each model alike: some to train on, some for validation."""
+    from sklearn.model_selection import train_test_split
+
+    random_state = int(random_stream(seed, SPLIT).integers(2**32))
+    parts = train_test_split(
+        np.arange(len(labels)),
+        test_size=VALIDATION_SHARE,
+        stratify=labels,
+        random_state=random_state,
+    )
+    return [np.sort(part) for part in parts]
 
 
-def exchangeable(sfs):
-    """Whether nothing tells A from B: then each spectrum with its axes swapped is as good.
+def augment(inputs, labels):
+    """Data augmentation: where nothing tells A from B, a spectrum with its axes swapped is as good.
 
-    One prior serves both species; it remains that their samples are equal too.
+    One prior serves both species; it remains that their samples are equal too, and so the bins.
     """
-    return sfs.shape[1] == sfs.shape[2]
+    if inputs.shape[1] != inputs.shape[2]:
+        return inputs, labels
+    return np.concatenate([inputs, inputs.swapaxes(1, 2)]), np.concatenate([labels, labels])
 
 
-def batches(seen, responses, batch_size, shuffle_seed=None):
-    """What the network looks at and the responses, batch by batch, a `tensorflow.data.Dataset`.
-
-    With a `shuffle_seed`, each epoch comes in another order, which follows from it.
-    """
-    import tensorflow as tf
-
-    # While tf.data tunes itself, it may sleep through half a second at the end of an epoch.
-    untuned = tf.data.Options()
-    untuned.autotune.enabled = False
-    seen, responses = tf.constant(seen), tf.constant(responses)
-    rows = tf.data.Dataset.range(len(responses))
-    if shuffle_seed is not None:
-        rows = rows.shuffle(len(responses), seed=shuffle_seed)
-
-    def look_up(batch):
-        return tf.gather(seen, batch), tf.gather(responses, batch)
-
-    return rows.batch(batch_size).map(look_up).with_options(untuned)
-
-
-def train_network(sfs, responses, settings, log_path=None):
-    """Build a network, print what it is made of, and train it.
+def train_network(model, inputs, labels, split, settings, log_path=None):
+    """Train a network in place.
 
     Parameters
     ----------
-    sfs : numpy.ndarray of int, shape (N, 2 * n_A + 1, 2 * n_B + 1, 1)
-    responses : numpy.ndarray of int, shape (N,)
-        0 for divergence, 1 for gene flow.
+    model : keras.Model
+        From `build_network`. Only what is behind its preprocessing learns.
+    inputs : numpy.ndarray of float32, shape (N, bins of A, bins of B, 1)
+        From `network_inputs`.
+    labels : numpy.ndarray of int32, shape (N,)
+    split : list of two numpy.ndarray
+        The rows to train on, and those for validation.
     settings : TrainingSettings
     log_path : pathlib.Path, optional
         Where Keras keeps the history, epoch by epoch, as a table.
 
     Returns
     -------
-    model : keras.Model
-    history : dict of str to list of float
+    dict of str to list of float
         Loss and accuracy of the training and of the validation part, one value an epoch.
     """
     keras = start_keras()
-    random_seed = int(seed_sequence(settings.seed, WEIGHTS).generate_state(1)[0])
-    keras.utils.set_random_seed(random_seed)
-
-    # Up to the square roots of counts in bins there is nothing to learn. That is done once, beforehand.
-    seen, responses = preprocess_all(sfs, settings.folded), np.int32(responses)
-    training, validation = split_rows(len(sfs), settings.seed)
-    examples, answers = seen[training], responses[training]
-    copies = ""
-    if exchangeable(sfs):
-        copies = ", each also with A and B swapped"
-        examples = np.concatenate([examples, examples.swapaxes(1, 2)])
-        answers = np.concatenate([answers, answers])
-    print_network(model := build_network(sfs.shape[1:3], settings))
-    say(f"Training on {len(training):,} spectra{copies}; validating on {len(validation):,}.")
-
-    steps = batches(examples, answers, settings.batch_size, random_seed)
-    learner = keras.Model(model.get_layer(FIRST_GAIN).input, model.output)
+    training, validation = split
+    shuffle_seed = int(random_stream(settings.seed, WEIGHTS).integers(2**31))
+    augmented = augment(inputs[training], labels[training])
+    batches = mini_batches(*augmented, settings.batch_size, shuffle_seed)
+    swapped = " and as many with A and B swapped" if len(augmented[0]) > len(training) else ""
+    print(f"Training on {len(training):,} spectra{swapped}, validating on {len(validation):,}.")
+    learner, momentum = learning_part(model), 1 - 1 / len(batches)
     learner.compile(
-        # What is validated and kept is a running mean of the weights over about the last epoch: it
-        # has less noise than the weights after the last step.
-        keras.optimizers.Adam(settings.learning_rate, use_ema=True, ema_momentum=1 - 1 / len(steps)),
+        # What is validated and kept is an exponential moving average of the weights over about the
+        # last epoch: it has less noise than the weights after the last step.
+        keras.optimizers.Adam(settings.learning_rate, use_ema=True, ema_momentum=momentum),
         loss="sparse_categorical_crossentropy",
         metrics=["accuracy"],
-        steps_per_execution=min(STEPS_AT_ONCE, len(steps)),
+        steps_per_execution=min(STEPS_AT_ONCE, len(batches)),
     )
     callbacks = [keras.callbacks.SwapEMAWeights(), epoch_lines()]
     if log_path:
         callbacks.append(keras.callbacks.CSVLogger(log_path))
     history = learner.fit(
-        steps,
+        batches,
         epochs=settings.epochs,
-        validation_data=batches(seen[validation], responses[validation], batch_size=1000),
-        shuffle=False,  # the batches are shuffled already
+        validation_data=mini_batches(inputs[validation], labels[validation], batch_size=1000),
+        shuffle=False,  # the mini-batches are shuffled already
         callbacks=callbacks,
         verbose=0,
     )
-    return model, history.history
+    return history.history
 
 
-# ====================================== 8. Evaluation ======================================
+# ======================================== 8. Evaluation ========================================
+
+MAX_ERROR = 0.05  # a model is told where the other one's probability is below this, else undecided
 
 
 def predict_probabilities(model, sfs):
     """The probabilities of divergence and gene flow that a network gives, shape (N, 2)."""
-    return np.concatenate([model.predict_on_batch(piece) for piece in pieces(sfs)])
+    return np.concatenate([model.predict_on_batch(piece) for piece in pieces(sfs)]).astype(float)
 
 
-def wilson(n_right, n):
-    """The 95% interval of an accuracy of `n_right` out of `n` (Wilson 1927)."""
-    from scipy.stats import binomtest
-
-    low, high = binomtest(int(n_right), int(n)).proportion_ci(0.95, method="wilson")
-    return [float(low), float(high)]
+def is_told(probabilities):
+    """Whether a verdict is told, shape (N,), or the probabilities, shape (N, 2), are undecided."""
+    return probabilities.min(axis=-1) < MAX_ERROR
 
 
-def evaluate(probabilities, responses):
+def evaluate(probabilities, labels):
     """How well a classifier does on spectra that it has never met.
 
-    From what it gives, shape (N, 2), and the true responses, shape (N,).
+    From what it gives, shape (N, 2), and the true labels, shape (N,).
 
     Returns
     -------
     dict
-        `accuracy`, `accuracy_95ci` (Wilson's interval), `log_loss` (natural logarithm), `roc_auc`,
-        `confusion_matrix` (a row for each true, a column for each predicted model), `n_test`.
+        `accuracy` with Wilson's interval, `log_loss` (the cross-entropy, in natural logarithms),
+        `roc_auc`, `confusion_matrix` (a row for each true, a column for each predicted model), how
+        many verdicts are `told` and `told_wrongly` (see `MAX_ERROR`), `undecided`, and `n_test`.
     """
     from sklearn import metrics
 
-    verdicts = probabilities.argmax(axis=1)
-    probabilities = probabilities.astype(float)
-    probabilities /= probabilities.sum(axis=1, keepdims=True)  # float32 is not exact enough
-    n_right = int((verdicts == responses).sum())
+    predicted, told = probabilities.argmax(axis=1), is_told(probabilities)
+    # Rows that come from float32 sum to 1 not exactly enough.
+    probabilities = probabilities / probabilities.sum(axis=1, keepdims=True)
+    n_right = int((predicted == labels).sum())
     return {
-        "accuracy": n_right / len(responses),
-        "accuracy_95ci": wilson(n_right, len(responses)),
-        "log_loss": metrics.log_loss(responses, probabilities, labels=[0, 1]),
-        "roc_auc": metrics.roc_auc_score(responses, probabilities[:, 1]),
-        "confusion_matrix": metrics.confusion_matrix(responses, verdicts, labels=[0, 1]).tolist(),
-        "n_test": len(responses),
+        "accuracy": n_right / len(labels),
+        "accuracy_95ci": wilson_interval(n_right, len(labels)),
+        "log_loss": metrics.log_loss(labels, probabilities, labels=[0, 1]),
+        "roc_auc": metrics.roc_auc_score(labels, probabilities[:, 1]),
+        "confusion_matrix": metrics.confusion_matrix(labels, predicted, labels=[0, 1]).tolist(),
+        "told": int(told.sum()),
+        "told_wrongly": int((told & (predicted != labels)).sum()),
+        "undecided": int((~told).sum()),
+        "n_test": len(labels),
     }
 
 
-def test_network(network, folder):
-    """Evaluate a network on the test set in a folder, beside classifiers that are no networks.
-
-    Returns
-    -------
-    results : dict
-        What `evaluate` and `gene_flow_recognised` return, and the accuracies of the `baselines`.
-    probabilities : numpy.ndarray of float, shape (N, 2)
-    parameters : numpy.ndarray of PARAMETERS, shape (N,)
-    """
-    sfs, responses, parameters = open_dataset(folder, "test")
-    probabilities = predict_probabilities(network.model, sfs)
-    results = evaluate(probabilities, responses)
-    results |= gene_flow_recognised(parameters, probabilities)
-    results["baselines"] = accuracy_without_network(network.notes, sfs, responses)
-    return results, probabilities, np.array(parameters)
-
-
-# ================================== 9. The three commands ==================================
+# ======================================= 9. The commands =======================================
 #
-# A plan says what to do. `make_plan` made it, of what was typed, or else saved, or else the default;
-# what does not fit has been refused.
+# Each gets what `prepare` has found and checked before the first of them began; what an earlier one
+# makes is read from the folder.
 
 
-def simulate(plan):
-    """`runml --simulate`: from settings to a dataset in the folder."""
+def simulate(folder, specification, run):
+    """`runml --simulate`: from the priors to a dataset of joint SFS in the folder."""
     start = time.perf_counter()
-    simulated = Simulated(plan.simulation, plan.work.n_reps, versions())
-    print(f"Simulating {simulated.n_reps:,} replicates of each model.")
-    say(size_in_words(simulated.settings))
-    # By its fingerprint an interrupted simulation is found again.
-    with new_files(plan.folder, "simulated", simulated.fingerprint) as staging:
-        save_dataset(simulated, TRAINING_SET, staging, "simulated", plan.work)
-        sfs = first_spectra(staging, "simulated")
+    print(f"Simulating {specification.n_reps:,} replicates of each model.")
+    print_wrapped(format_size(specification.settings))
+    with new_files(folder, "simulated", specification.fingerprint) as staging:
+        simulate_dataset(specification, TRAINING_SET, staging, "simulated", run)
     seconds = time.perf_counter() - start
-    print(f"{2 * simulated.n_reps:,} joint SFS saved in {plan.folder} after {seconds:.0f} s.")
+    print(f"{2 * specification.n_reps:,} joint SFS saved in {folder} after {seconds:.0f} s.")
 
-    print_simulated(sfs, 2 * simulated.n_reps)
-    save_picture(plan.folder / "demographic_models.png", draw_models, simulated.settings)
-    save_picture(plan.folder / "simulated_sfs.png", draw_sfs, sfs)
+    dataset = load_dataset(folder).first()
+    print_simulated(dataset)
+    save_picture(folder / "demographic_models.png", draw_models, specification.settings)
+    save_picture(folder / "simulated_sfs.png", draw_sfs, dataset)
+    print("Next: runml --train")
 
 
-def train(plan):
+def train(folder, settings, runs, dataset=None):
     """`runml --train`: from the dataset to a network."""
     start = time.perf_counter()
-    settings, path = plan.training, plan.folder / MODEL
-    data = plan.data or load_dataset(plan.folder)
-    if trained_on_other_data(path, data):
-        print(f"{path} was trained on other data, and is to be replaced.")
-    runs = Table(plan.folder / "experiments.csv", RUN_NUMBERS)
-    with new_files(plan.folder, "trained") as staging:
-        model, history = train_network(
-            data.sfs, data.responses, settings, staging / "training_history.csv"
-        )
+    dataset = dataset or load_dataset(folder)
+    model = build_network(dataset.sfs.shape[1:3], settings)
+    print_network(model)
+    inputs = network_inputs(dataset.sfs, settings.folded)
+    split = split_rows(dataset.labels, settings.seed)
+    with new_files(folder, "trained") as staging:
+        log_path = staging / "training_history.csv"
+        history = train_network(model, inputs, dataset.labels, split, settings, log_path)
         if not math.isfinite(history["val_loss"][-1]):
-            raise Problem(
-                f"--learning_rate {settings.learning_rate:g}: too large, the loss is no number any more."
+            raise UserError(
+                f"--learning_rate {settings.learning_rate:g}: too large, the loss overflows."
             )
-        learned = learn_without_network(data, settings)
-        notes = Notes(settings, data.checksums, data.simulated, learned, learning_versions())
-        save_model(staging / MODEL, model, notes)
+        table = make_reference_table(dataset, inputs, split, model, settings.folded)
+        network = Network(model, settings, dataset.specification, dataset.checksums, table)
+        save_network(staging / MODEL, network)
         seconds = time.perf_counter() - start
-        runs.append(row_of_run(settings, model, history, seconds, data))
-        runs.save(staging)
-    print(f"Validation accuracy {history['val_accuracy'][-1]:.4f}, loss {history['val_loss'][-1]:.4f}.")
-    say(what_the_curves_say(history["loss"], history["val_loss"]))
-    print(f"Model saved in {path} after {seconds:.0f} s.")
+        runs = [*runs, row_of_run(network, history, seconds)]
+        save_table(staging / "experiments.csv", runs)
+    accuracy, loss = history["val_accuracy"][-1], history["val_loss"][-1]
+    print(f"Validation accuracy {accuracy:.4f}, loss {loss:.4f}.")
+    print_wrapped(describe_curves(history["loss"], history["val_loss"]))
+    print(f"Model saved in {folder / MODEL} after {seconds:.0f} s.")
 
-    comparable = [run for run in runs.rows if run.get("data") == runs.rows[-1]["data"]]
+    comparable = [run for run in runs if run.get("data") == runs[-1]["data"]]
     print_runs(comparable)
-    save_picture(plan.folder / "training_history.png", draw_history, history, comparable)
+    save_picture(folder / "training_history.png", draw_history, history, comparable)
+    print("Next: runml --train with other settings or, when you have chosen, runml --test")
 
 
-def test(plan):
-    """`runml --test`: from the network and a test set of its own to a verdict."""
-    network = plan.network or load_network(plan.folder / MODEL)
-    simulated = Simulated(plan.testing, plan.work.n_test_reps, versions())
-    test_set = fingerprint(as_saved(plan.testing))  # more replicates are the same test set, longer
-    tests = Table(plan.folder / "test_log.csv", ("n_test", "accuracy"))
-    before = {row.get("model") for row in tests.rows if row.get("test_set") == test_set}
-    kind = "known" if before else "fresh"
-    print(f"Simulating {simulated.n_reps:,} {kind} replicates of each model.")
-    with new_files(plan.folder, "test") as staging:
-        save_dataset(simulated, TEST_SET, staging, "test", plan.work)
-        results, probabilities, parameters = test_network(network, staging)
-        results |= {"seed": plan.testing.seed, "model": network.fingerprint, "test_set": test_set}
-        save_json(staging / "test_results.json", results)
-        tests.append({name: results[name] for name in TEST_COLUMNS})
-        tests.save(staging)
-        sfs = first_spectra(staging, "test")
+def test(folder, specification, tests, run, network=None):
+    """`runml --test`: from the network and a test set of its own to how often it is right."""
+    network = network or load_network(folder / MODEL)
+    name = test_name(specification, network.specification)
+    print_test_settings(specification, network.specification)
+    met_before = {row["model"] for row in tests if row["test_set"] == specification.test_set}
+    kind = "known" if met_before else "fresh"
+    print(f"Simulating {specification.n_reps:,} {kind} replicates of each model.")
+    with new_files(folder, name) as staging:
+        simulate_dataset(specification, TEST_SET, staging, name, run)
+        dataset = load_dataset(staging, name)
+        probabilities = predict_probabilities(network.model, dataset.sfs)
+        results = evaluate(probabilities, dataset.labels)
+        results |= {"recognised_by_migration_rate": power_by_migration(dataset, probabilities)}
+        results |= {"baselines": baseline_accuracies(network, dataset)}
+        results |= {"seed": specification.settings.seed, "test_set": specification.test_set}
+        results |= {"model": network.fingerprint}
+        (staging / f"{name}_results.json").write_text(json.dumps(results, indent=2) + "\n")
+        row = {column: results[column] for column in TEST_COLUMNS}
+        save_table(staging / f"{name}_log.csv", [*tests, row])
     print_test(results)
-    print_reuse(before | {network.fingerprint})
-    report = plan.folder / "test_report.png"
-    save_picture(report, draw_test, results, probabilities, parameters, network, sfs)
+    print_reuse(met_before | {network.fingerprint})
+    report = folder / f"{name}_report.png"
+    save_picture(report, draw_test, results, probabilities, dataset, network)
+    print("Next: runml --predict FILE with the spectrum of two species of your own")
 
 
 # The lesson ends here. What follows serves it; the first lines of this file say what is where.
 
-# ============================== 10. Sites that mutate twice ==============================
+# ================ 10. Behind the lesson: recurrent mutation, summaries, baselines ================
 
-MOST_MUTATIONS_A_SITE = 0.5  # with more of them, how they meet would have to be simulated exactly
+MAX_MUTATIONS_PER_SITE = 0.5  # beyond, recurrent mutation would have to be simulated site by site
 
 
-def let_mutations_meet(mutations, n_sites, rng):
-    """Let some mutations fall on sites that have mutated before.
+def add_recurrent_mutations(mutations, n_sites, rng):
+    """Let some mutations fall on sites that have mutated before (finite sites).
 
-    With k mutations a site, n_sites * (k - 1 + exp(-k)) of them meet an earlier one. Which two meet is
-    drawn from the spectrum itself. If the carriers of both together are no more than the sample, they
-    are taken to be apart, on different branches; one time in three (Jukes and Cantor 1969) both make
-    the same nucleotide, and the two alleles become one. Otherwise, if the rarer one has no more
-    carriers than the other in either species, it arose among these: they lose the older allele for it,
-    or, one time in three, mutate back. The rest stay as they are, but that one time in three the rarer
-    one is lost.
+    With k mutations a site, n_sites * (k - 1 + exp(-k)) of them meet an earlier one. Which two meet
+    is drawn from the spectrum itself. If the carriers of both together are no more than the sample,
+    they are taken to be apart, on different branches; one time in three (Jukes and Cantor 1969)
+    both make the same nucleotide, and the two alleles become one (homoplasy). Otherwise, if the
+    rarer one has no more carriers than the other in either species, it arose among these: they lose
+    the older allele for it, or, one time in three, mutate back. The rest stay as they are, but that
+    one time in three the rarer one is lost.
 
     The number that meets would be exact if all sites had the same genealogy; how genealogies differ
     along the sequence, and which branches lie within which, is not looked at. Beside
-    `msprime.sim_mutations`, at 0.18 mutations a site (the lesson's mean), this makes 1% more SNPs and
-    up to 2% more that are polymorphic in both species; at 0.5 it makes 4% and 6% more, at 1 it makes
-    9% and 12% more.
+    `msprime.sim_mutations`, at 0.18 mutations a site (the lesson's mean), this makes 1% more SNPs
+    and up to 2% more shared polymorphisms; at 0.5 it makes 4% and 6% more, at 1 it makes 9% and 12%
+    more.
 
     Parameters
     ----------
@@ -738,14 +748,14 @@ def let_mutations_meet(mutations, n_sites, rng):
     meeting = rng.multivariate_hypergeometric(mutations.ravel(), 2 * n_meetings)
     pairs = rng.permutation(np.repeat(np.arange(mutations.size), meeting)).reshape(2, n_meetings)
     carriers = np.array(np.unravel_index(pairs, mutations.shape))  # (species, of a pair, meetings)
-    larger_first = np.argsort(-carriers.sum(axis=0), axis=0)
-    (large_a, small_a), (large_b, small_b) = np.take_along_axis(carriers, larger_first[np.newaxis], 1)
+    larger_first = np.argsort(-carriers.sum(axis=0), axis=0, kind="stable")[np.newaxis]
+    (large_a, small_a), (large_b, small_b) = np.take_along_axis(carriers, larger_first, 1)
 
     n_a, n_b = (n - 1 for n in mutations.shape)
     apart = (large_a + small_a <= n_a) & (large_b + small_b <= n_b)
     within = (small_a <= large_a) & (small_b <= large_b) & ~apart
     same_nucleotide = rng.random(n_meetings) < 1 / 3
-    # Apart, the two alleles become one or stay two; within, the older one loses the younger's carriers.
+    # Apart, two alleles become one or stay two; within, the older loses the younger's carriers.
     gained = (apart & same_nucleotide).astype(int) - within
     large_a, large_b = large_a + gained * small_a, large_b + gained * small_b
     stays = ~same_nucleotide
@@ -755,53 +765,49 @@ def let_mutations_meet(mutations, n_sites, rng):
     return sfs.reshape(mutations.shape) * snp_mask(mutations.shape).astype(int)
 
 
-# ================================= 11. Beside the network =================================
-#
-# Which gene flow is recognised; what population geneticists read off a joint SFS, and how far that
-# alone would get them; and whether a spectrum is one that the simulations could have made.
+def mini_batches(inputs, labels, batch_size, shuffle_seed=None):
+    """Inputs and labels, batch by batch, as a `tensorflow.data.Dataset`.
 
-
-def gene_flow_recognised(parameters, probabilities, n_bins=5):
-    """How much gene flow is recognised, from few migrants to many.
-
-    Parameters
-    ----------
-    parameters : numpy.ndarray of PARAMETERS, shape (N,)
-        The models alternate.
-    probabilities : numpy.ndarray of float, shape (N, 2)
-    n_bins : int
-        Of equally many replicates.
-
-    Returns
-    -------
-    dict
-        `recognised_by_migration_rate`, for each bin the `lowest` and `highest` rate (the mean of both
-        ways), how many are `recognised`, and of how many, `n`. `half_missed_below`, the rate at which a
-        logistic regression on its logarithm gives one half; None if that is none of them.
+    With a `shuffle_seed`, each epoch comes in another order, which follows from it.
     """
-    from sklearn.linear_model import LogisticRegression
+    import tensorflow as tf
 
-    rates, recognised = mean_migration(parameters[1::2]), probabilities[1::2].argmax(axis=1)
-    bins = np.array_split(np.argsort(rates), min(n_bins, len(rates)))
-    half = None
-    if 0 < recognised.sum() < len(rates) and np.ptp(rates):
-        fit = LogisticRegression(C=1e6).fit(np.log(rates)[:, np.newaxis], recognised)
-        slope, intercept = fit.coef_[0, 0], fit.intercept_[0]
-        rate = math.exp(-intercept / slope) if slope > 0 else math.nan
-        low, high = np.quantile(rates, [0.05, 0.95])  # at the very ends it would be a guess
-        half = rate if low < rate < high else None
-    return {
-        "recognised_by_migration_rate": [
-            {
-                "lowest": float(rates[rows].min()),
-                "highest": float(rates[rows].max()),
-                "recognised": int(recognised[rows].sum()),
-                "n": len(rows),
-            }
-            for rows in bins
-        ],
-        "half_missed_below": half,
-    }
+    # While tf.data tunes itself, it may sleep through half a second at the end of an epoch.
+    untuned = tf.data.Options()
+    untuned.autotune.enabled = False
+    inputs, labels = tf.constant(inputs), tf.constant(labels)
+    rows = tf.data.Dataset.range(len(labels))
+    if shuffle_seed is not None:
+        rows = rows.shuffle(len(labels), seed=shuffle_seed)
+
+    def look_up(batch):
+        return tf.gather(inputs, batch), tf.gather(labels, batch)
+
+    return rows.batch(batch_size).map(look_up).with_options(untuned)
+
+
+def wilson_interval(n_right, n):
+    """The 95% interval of a proportion of `n_right` out of `n` (Wilson 1927)."""
+    from scipy.stats import binomtest
+
+    interval = binomtest(int(n_right), int(n)).proportion_ci(0.95, method="wilson")
+    return [float(interval.low), float(interval.high)]
+
+
+def power_by_migration(dataset, probabilities, n_bins=5):
+    """How much gene flow is recognised (the power), from few migrants to many.
+
+    From a `Dataset` and what a network gives it, shape (N, 2). Returns a dictionary for each of
+    some bins of equally many replicates: `lowest` and `highest` migration rate, `recognised`, and
+    of `n`.
+    """
+    rows = dataset.labels == 1
+    rates = mean_migration(dataset.parameters[rows])
+    recognised, bins = probabilities[rows].argmax(axis=1), []
+    for some in np.array_split(np.argsort(rates, kind="stable"), min(n_bins, len(rates))):
+        ends = {"lowest": float(rates[some].min()), "highest": float(rates[some].max())}
+        bins.append(ends | {"recognised": int(recognised[some].sum()), "n": len(some)})
+    return bins
 
 
 def mean_migration(parameters):
@@ -809,352 +815,260 @@ def mean_migration(parameters):
     return (parameters["migration_a_to_b"] + parameters["migration_b_to_a"]) / 2
 
 
+# What one would look at without a network: unit, format, and where to look if a spectrum's is
+# unlike that of all simulations.
 SCALE = "--mutation_rate, --sequence_length, --n_loci and missing genotypes"
 DIVERSITY = f"--ne_prior, {SCALE}"
 HISTORY = "--tdiv_prior, --ne_prior, --migration_prior and when gene flow took place"
 ANCESTRY = "which alleles are ancestral (if that is not known, --train --folded)"
-MORE_COMMON = "derived allele more common"
+SUMMARIES = {
+    "SNPs": ("", ",.0f", f"--tdiv_prior, {DIVERSITY}"),
+    "pi in A": (", per bp", ".3g", DIVERSITY),
+    "pi in B": (", per bp", ".3g", DIVERSITY),
+    "d_XY": (", per bp", ".3g", f"--tdiv_prior, --migration_prior, {DIVERSITY}"),
+    "shared": (", proportion", ".3f", HISTORY),
+    "private to A": (", proportion", ".3f", HISTORY),
+    "private to B": (", proportion", ".3f", HISTORY),
+    "fixed differences": (", proportion", ".3f", HISTORY),
+    "singletons per doubleton": ("", ".2f", "low coverage, filters on frequency, changes of size"),
+    "derived allele major": (", proportion", ".3f", ANCESTRY),
+    "F_ST": ("", ".3f", HISTORY),
+}
 
 
-class Summary(NamedTuple):
-    """A number that one would look at without a network."""
-
-    name: str
-    kind: str  # "count", "per site", or "share" of the SNPs
-    weight: Callable  # what a SNP adds that is on a of n_a chromosomes of A, and b of n_b of B
-    depends_on: str  # where to look if it is unlike that of all simulations
+def summary_dtype(folded):
+    """The type of the records of `summarise`: of folded spectra, nothing that takes ancestry."""
+    names = [name for name, (*_, look) in SUMMARIES.items() if not (folded and look == ANCESTRY)]
+    return np.dtype([(name, float) for name in names])
 
 
-def varies(count, n):
-    """Whether alleles that `count` of n chromosomes carry are polymorphic in them."""
-    return (count > 0) & (count < n)
+def summarise(sfs, folded=False):
+    """The summaries of joint SFS, shape (N, n_A + 1, n_B + 1, 1): records, shape (N,).
 
-
-def pairs_that_differ(count, n):
-    """The share of pairs of n chromosomes in which one carries an allele that `count` carry."""
-    return 2 * count * (n - count) / (n * (n - 1))
-
-
-SUMMARIES = (
-    Summary("SNPs", "count", lambda a, b, n_a, n_b: 1, f"--ne_prior, --tdiv_prior, {SCALE}"),
-    Summary("pi in A", "per site", lambda a, b, n_a, n_b: pairs_that_differ(a, n_a), DIVERSITY),
-    Summary("pi in B", "per site", lambda a, b, n_a, n_b: pairs_that_differ(b, n_b), DIVERSITY),
-    Summary(
-        "d_XY",
-        "per site",
-        lambda a, b, n_a, n_b: (a * (n_b - b) + b * (n_a - a)) / (n_a * n_b),
-        f"--tdiv_prior, --ne_prior, --migration_prior, {SCALE}",
-    ),
-    *(
-        Summary(name, "share", weight, HISTORY)
-        for name, weight in {
-            "polymorphic in both": lambda a, b, n_a, n_b: varies(a, n_a) & varies(b, n_b),
-            "polymorphic in A only": lambda a, b, n_a, n_b: varies(a, n_a) & ~varies(b, n_b),
-            "polymorphic in B only": lambda a, b, n_a, n_b: varies(b, n_b) & ~varies(a, n_a),
-            "fixed differences": lambda a, b, n_a, n_b: ~varies(a, n_a) & ~varies(b, n_b),
-        }.items()
-    ),
-    Summary(MORE_COMMON, "share", lambda a, b, n_a, n_b: 2 * (a + b) > n_a + n_b, ANCESTRY),
-)
-DEPENDS_ON = {summary.name: summary.depends_on for summary in SUMMARIES} | {"F_ST": HISTORY}
-
-
-def summaries(sfs, folded=False):
-    """Each of `SUMMARIES` of joint SFS, shape (N, n_A + 1, n_B + 1, 1), and F_ST.
-
-    Returns
-    -------
-    dict of str to numpy.ndarray of float, shape (N,)
-        Pi and d_XY, the mean numbers of differences between two chromosomes of one species and of
-        each, are sums over the sequence. "F_ST" is Hudson's, 1 - mean(pi) / d_XY (Hudson, Slatkin
-        and Maddison 1992, as in Bhatia et al. 2013). Of folded spectra, what only makes sense where
-        derived alleles are known is left out.
+    Pi and d_XY, the mean numbers of differences between two chromosomes of one species and of each,
+    are sums over the sequence; F_ST is Hudson's, 1 - mean(pi) / d_XY (Hudson, Slatkin and Maddison
+    1992, as in Bhatia et al. 2013).
     """
     n_a, n_b = sfs.shape[1] - 1, sfs.shape[2] - 1
     a, b = np.ogrid[: n_a + 1, : n_b + 1]
-    snps = snp_mask((n_a + 1, n_b + 1)).astype(float)
-    meaningful = [summary for summary in SUMMARIES if not (folded and summary.name == MORE_COMMON)]
-    weights = [(summary.weight(a, b, n_a, n_b) * snps).ravel() for summary in meaningful]
-    sums = [piece.reshape(len(piece), -1) @ np.stack(weights, axis=1) for piece in pieces(sfs)]
-    values = {}
-    for summary, column in zip(meaningful, np.concatenate(sums).T, strict=True):
-        share = summary.kind == "share"
-        values[summary.name] = column / np.maximum(values["SNPs"], 1) if share else column
-    pi, d_xy = (values["pi in A"] + values["pi in B"]) / 2, values["d_XY"]
-    return values | {"F_ST": 1 - np.divide(pi, d_xy, out=np.ones(len(sfs)), where=d_xy > 0)}
+    in_a, in_b = (a > 0) & (a < n_a), (b > 0) & (b < n_b)  # polymorphic there
+    carriers = np.minimum(a + b, n_a + n_b - a - b) if folded else a + b
+    weights = {  # what a SNP adds
+        "SNPs": a >= 0,
+        "pi in A": 2 * a * (n_a - a) / (n_a * (n_a - 1)),
+        "pi in B": 2 * b * (n_b - b) / (n_b * (n_b - 1)),
+        "d_XY": (a * (n_b - b) + b * (n_a - a)) / (n_a * n_b),
+        "shared": in_a & in_b,
+        "private to A": in_a & ~in_b,
+        "private to B": in_b & ~in_a,
+        "fixed differences": ~in_a & ~in_b,
+        "derived allele major": 2 * (a + b) > n_a + n_b,
+        "singletons": carriers == 1,
+        "doubletons": carriers == 2,
+    }
+    table = np.stack([(each * snp_mask((n_a + 1, n_b + 1))).ravel() for each in weights.values()])
+    sums = np.concatenate([piece.reshape(len(piece), -1) @ table.T for piece in pieces(sfs)])
+    sums = dict(zip(weights, sums.T, strict=True))
+    values = np.zeros(len(sfs), summary_dtype(folded))
+    for name in sums.keys() & set(values.dtype.names):
+        of_snps = SUMMARIES[name][0] == ", proportion"
+        values[name] = sums[name] / np.maximum(sums["SNPs"], 1) if of_snps else sums[name]
+    values["singletons per doubleton"] = sums["singletons"] / np.maximum(sums["doubletons"], 1)
+    pi, d_xy = (sums["pi in A"] + sums["pi in B"]) / 2, sums["d_XY"]
+    values["F_ST"] = 1 - np.divide(pi, d_xy, out=np.ones(len(sfs)), where=d_xy > 0)
+    return values
 
 
-class Digest(NamedTuple):
-    """Spectra as all that is not the network learns from them."""
-
-    seen: np.ndarray  # what the network looks at, shape (N, bins of A, bins of B, 1)
-    values: dict  # the summaries
-    responses: np.ndarray  # shape (N,)
-    exchangeable: bool  # whether swapped copies are as good
-
-    def rows(self, rows):
-        """The same of some rows."""
-        values = {name: column[rows] for name, column in self.values.items()}
-        return Digest(self.seen[rows], values, self.responses[rows], self.exchangeable)
+THRESHOLDS = ("F_ST", "shared")  # summaries on which one could set one
+INVERSE_REGULARISATION = (0.001, 0.01, 0.1)  # strengths of the logistic regression, to choose from
 
 
-def digest(sfs, responses, folded):
-    """The `Digest` of spectra, shape (N, n_A + 1, n_B + 1, 1), read in pieces."""
-    seen, values = preprocess_all(sfs, folded), summaries(sfs, folded)
-    return Digest(seen, values, np.asarray(responses), exchangeable(sfs))
+def flat(inputs):
+    """A row for each spectrum, shape (N, bins)."""
+    return inputs.reshape(len(inputs), -1)
 
 
-def learn_without_network(data, settings):
-    """What a model remembers of its training part beside the network's weights.
+def fit_logistic_regression(training, validation):
+    """A logistic regression on what the network has: its input, with data augmentation.
 
-    Returns
-    -------
-    dict
-        "baselines", from `fit_baselines`; "reference", from `fit_reference`; "mean_input", the mean of
-        what the network looks at, shape (bins of A, bins of B, 1).
-    """
-    from threadpoolctl import threadpool_limits
-
-    whole = digest(data.sfs, data.responses, settings.folded)
-    most = CELLS_FOR_STATISTICS // whole.seen[0].size
-    training, validation = (
-        whole.rows(balanced(rows, whole.responses, most))
-        for rows in split_rows(len(data.sfs), settings.seed)
-    )
-    with threadpool_limits(1):  # for matrices as small as these, more threads take longer
-        return {
-            "baselines": fit_baselines(training, validation),
-            "reference": fit_reference(training, validation),
-            "mean_input": training.seen.mean(axis=0, dtype=float).tolist(),
-        }
-
-
-def balanced(rows, responses, most):
-    """No more rows than `most`, evenly taken of each model, so that a rare one keeps its part."""
-    of_model = [rows[responses[rows] == response] for response in range(2)]
-    thinned = [part[:: max(1, math.ceil(len(part) * 2 / max(2, most)))] for part in of_model]
-    return np.sort(np.concatenate(thinned))
-
-
-THRESHOLDS = ("F_ST", "polymorphic in both")  # summaries on which one could set one
-LOGISTIC = "logistic regression"
-PENALTIES = (0.001, 0.01, 0.1)  # their inverse, as scikit-learn has it
-
-
-def fit_baselines(training, validation):
-    """Three classifiers that are no networks: two thresholds and a logistic regression.
-
-    From two `Digest`s. The regression gets what the network gets: square roots of counts in bins,
-    swapped copies where the species are exchangeable, and a penalty chosen by the validation part.
-
-    Returns
-    -------
-    dict
-        For each summary in `THRESHOLDS`, the "threshold" that parts the models best (the split of a
-        decision tree of depth one) and the response "above" it; for `LOGISTIC`, "intercept" and
-        "coefficients" of the log-odds of gene flow.
+    From two parts of a `ReferenceTable`; the second chooses the strength of the penalty.
     """
     from sklearn.linear_model import LogisticRegression
     from sklearn.metrics import log_loss
-    from sklearn.tree import DecisionTreeClassifier
 
-    seen, values, responses, swapped_copies = training
-    baselines = {}
-    for name in THRESHOLDS:
-        tree = DecisionTreeClassifier(max_depth=1).fit(values[name][:, np.newaxis], responses).tree_
-        above = int(tree.value[tree.children_right[0]].argmax()) if tree.node_count > 1 else 0
-        baselines[name] = {"threshold": float(tree.threshold[0]), "above": above}
-
-    if swapped_copies:
-        seen, responses = np.concatenate([seen, seen.swapaxes(1, 2)]), np.tile(responses, 2)
+    inputs, labels = augment(training.inputs, training.labels)
 
     def validation_loss(fit):
-        return log_loss(validation.responses, fit.predict_proba(flat(validation.seen)), labels=[0, 1])
+        return log_loss(
+            validation.labels, fit.predict_proba(flat(validation.inputs)), labels=[0, 1]
+        )
 
-    regressions = [LogisticRegression(C=penalty, solver="newton-cg") for penalty in PENALTIES]
-    best = min([each.fit(flat(seen), responses) for each in regressions], key=validation_loss)
-    coefficients = {"intercept": float(best.intercept_[0]), "coefficients": best.coef_[0].tolist()}
-    return baselines | {LOGISTIC: coefficients}
-
-
-def flat(seen):
-    """What the network looks at, a row for each spectrum, shape (N, bins)."""
-    return seen.reshape(len(seen), -1)
+    fits = [LogisticRegression(C=c, solver="newton-cg") for c in INVERSE_REGULARISATION]
+    return min([fit.fit(flat(inputs), labels) for fit in fits], key=validation_loss)
 
 
-def accuracy_without_network(notes, sfs, responses):
-    """The accuracy that each of the `fit_baselines` in a model's notes reaches, by its name."""
-    baselines, folded = notes.learned["baselines"], notes.training.folded
-    values, verdicts = summaries(sfs, folded), {}
+def baseline_accuracies(network, dataset):
+    """The accuracies on a dataset, by name, of classifiers that are no networks.
+
+    They learn from the network's reference table: a threshold on each summary in `THRESHOLDS` (a
+    decision tree of depth one), and a logistic regression.
+    """
+    from sklearn.tree import DecisionTreeClassifier
+
+    (training, validation), folded = network.table.parts(), network.settings.folded
+    summaries, accuracies = summarise(dataset.sfs, folded), {}
     for name in THRESHOLDS:
-        threshold, above = baselines[name]["threshold"], baselines[name]["above"]
-        verdicts[f"threshold on {name}"] = np.where(values[name] > threshold, above, 1 - above)
-    coefficients, intercept = baselines[LOGISTIC]["coefficients"], baselines[LOGISTIC]["intercept"]
-    verdicts[LOGISTIC] = flat(preprocess_all(sfs, folded)) @ np.array(coefficients) + intercept > 0
-    return {name: float(np.mean(each == responses)) for name, each in verdicts.items()}
+        tree = DecisionTreeClassifier(max_depth=1)
+        tree.fit(training.summaries[name][:, np.newaxis], training.labels)
+        accuracies[f"threshold on {name}"] = tree.score(
+            summaries[name][:, np.newaxis], dataset.labels
+        )
+    regression = fit_logistic_regression(training, validation)
+    inputs = flat(network_inputs(dataset.sfs, folded))
+    return accuracies | {"logistic regression": regression.score(inputs, dataset.labels)}
 
 
-MEASURES = ("SNPs", "pi in A", "pi in B", "d_XY", "polymorphic in both", MORE_COMMON)
-AXES = 8  # principal components: with fewer, ghosts and crashes are seen less often
-CLOUDS = 8  # normal distributions that make up a model's: a single one would fill what is bent
-WITHIN = 99.2  # percent of a model's spectra that lie within its limit
-MARGIN = 0.01  # of a summary's range: how far beyond it a value counts as outside
+# ===================================== 11. Goodness of fit =====================================
+#
+# Whether the simulations of a model could have made a spectrum, and which of them are nearest to
+# it: read off the reference table that a model file carries.
+
+MAX_REFERENCES = 10_000  # simulations in a reference table
 
 
-def fit_reference(training, validation):
-    """What spectra look like that each of `MODELS` makes, in plain numbers that a model can carry.
+@dataclass(frozen=True)
+class ReferenceTable:
+    """Simulations that a network was trained and validated on: the reference table of ABC."""
 
-    From two `Digest`s. For each model there is a dictionary of what `fit_cloud` returns, and of
-    "percentiles", from 0 to 100, of each of the `summaries`.
-    """
-    reference = []
-    for response in range(2):
-        own_parts = []
-        for part in (training, validation):
-            own = part.responses == response
-            own_parts.append(part.rows(own if own.any() else slice(None)))
-        reference.append(fit_cloud(*own_parts) | {"percentiles": {}})
-        for name in training.values:
-            together = np.concatenate([part.values[name] for part in own_parts])
-            reference[-1]["percentiles"][name] = np.percentile(together, range(101)).tolist()
-    return reference
+    inputs: np.ndarray  # the network's input, float32, shape (N, bins of A, bins of B, 1)
+    summaries: np.ndarray  # of `summary_dtype`, shape (N,)
+    parameters: np.ndarray  # of PARAMETERS, shape (N,); NaN where they are not known
+    labels: np.ndarray  # int32, shape (N,)
+    is_validation: np.ndarray  # bool, shape (N,): whether the network has not learned from it
+    probabilities: np.ndarray  # what the network gives, float64, shape (N, 2)
 
+    def rows(self, rows):
+        """The same of some rows."""
+        return ReferenceTable(*(getattr(self, each.name)[rows] for each in fields(self)))
 
-def fit_cloud(training, validation):
-    """What spectra that one model makes look like, and how far off hardly any lie, from two `Digest`s.
+    def of_model(self, label):
+        """The same of one model."""
+        return self.rows(self.labels == label)
 
-    Returns
-    -------
-    dict
-        "origin" and "axes" of the principal components; "mean" and "deviation" of the traits; weights,
-        means and covariances of the "mixture"; the "limit" of the distances.
-    """
-    from sklearn.decomposition import PCA
-    from sklearn.mixture import GaussianMixture
-
-    def plain(array):  # numbers for JSON
-        return np.round(np.asarray(array, float), 6).tolist()
-
-    seen, n = flat(training.seen), len(training.seen)
-    components = PCA(min(AXES, 1 + n // 20, seen.shape[1] // 3), random_state=0).fit(seen)
-    cloud = {"origin": plain(components.mean_), "axes": plain(components.components_)}
-    own_traits = traits(training.seen, training.values, cloud)
-    cloud["mean"] = plain(own_traits.mean(axis=0))
-    cloud["deviation"] = plain(np.maximum(own_traits.std(axis=0), 0.001))
-    mixture = GaussianMixture(min(CLOUDS, 1 + n // 200), reg_covar=0.001, random_state=0)
-    mixture.fit(standardised(own_traits, cloud))
-    cloud["mixture"] = [plain(x) for x in (mixture.weights_, mixture.means_, mixture.covariances_)]
-    off = distances(validation.seen, validation.values, cloud)
-    return cloud | {"limit": max(1.0, float(np.percentile(off, WITHIN, method="weibull")))}
+    def parts(self):
+        """The training and the validation part."""
+        return self.rows(~self.is_validation), self.rows(self.is_validation)
 
 
-def traits(seen, values, cloud):
-    """What spectra look like beside those of one model, shape (N, axes + 1 + measures).
-
-    From what the network has `seen`, the `values` of summaries, and the axes of `fit_cloud`: their
-    scores on the model's principal components, the logarithm of their distance from these, and the
-    logarithms of `MEASURES`. Logarithms, as they make what is missing stand out: folded spectra have no
-    derived alleles above one half.
-    """
-    axes = np.array(cloud["axes"])
-    off = flat(seen) - np.array(cloud["origin"])
-    scores = off @ axes.T
-    beside = np.log(((off - scores @ axes) ** 2).sum(axis=1) + 0.01)
-    logs = [np.log(values[name] + 1e-6) for name in MEASURES if name in values]
-    return np.column_stack([scores, beside, *logs])
-
-
-def standardised(own_traits, cloud):
-    """Traits in standard deviations from a model's mean."""
-    return (own_traits - cloud["mean"]) / np.array(cloud["deviation"])
-
-
-def distances(seen, values, cloud):
-    """How far spectra lie from those of one model, shape (N,), by what `fit_cloud` returned.
-
-    From how much rarer their traits are than the commonest. Were the traits of a model's spectra
-    normal, it would be their Mahalanobis distance.
-    """
-    from scipy.special import logsumexp
-    from scipy.stats import multivariate_normal
-
-    def log_density(points):
-        of_each = [
-            np.log(weight) + np.atleast_1d(multivariate_normal(mean, covariance).logpdf(points))
-            for weight, mean, covariance in zip(*cloud["mixture"], strict=True)
-        ]
-        return logsumexp(of_each, axis=0)
-
-    peak = log_density(np.array(cloud["mixture"][1])).max()
-    points = standardised(traits(seen, values, cloud), cloud)
-    return np.sqrt(2 * np.maximum(peak - log_density(points), 0))
-
-
-class Comparison(NamedTuple):
-    """Where spectra lie among the simulations of both models; arrays are of shape (N,)."""
-
-    values: dict  # the `summaries`, by name
-    percentiles: list  # for each model, by name; -inf or inf below or above all of its simulations
-    fits: np.ndarray  # (N, 2), distances from each model in units of the limit
-    outside: dict  # by name, -1 or 1 where a value is clearly below or above both models' ranges
-
-    @property
-    def out_of_range(self):
-        """Whether a summary is outside the range of all simulations, shape (N,)."""
-        return np.any([*self.outside.values()], axis=0)
-
-    def unlike(self, models):
-        """Whether spectra are unlike nearly all simulations of a model, given for each, shape (N,)."""
-        return np.take_along_axis(self.fits, np.expand_dims(models, -1), -1)[..., 0] > 1
-
-    def of_row(self, row):
-        """The same of one spectrum, with numbers in place of arrays."""
-
-        def at(arrays):
-            return {name: array[row] for name, array in arrays.items()}
-
-        of_models = [at(percentiles) for percentiles in self.percentiles]
-        return Comparison(at(self.values), of_models, self.fits[row], at(self.outside))
-
-
-def compare_with_simulations(sfs, notes):
-    """Whether either model could have made spectra, shape (N, n_A + 1, n_B + 1, 1): a `Comparison`.
-
-    `notes` are those of the model that was trained on the simulations.
-    """
-    reference, folded = notes.learned["reference"], notes.training.folded
-    seen, values = preprocess_all(sfs, folded), summaries(sfs, folded)
-    scales = [{name: np.array(cloud["percentiles"][name]) for name in values} for cloud in reference]
-    outside = {}
-    for name, value in values.items():
-        low, high = (end([scale[name] for scale in scales]) for end in (np.min, np.max))
-        margin = MARGIN * (high - low)
-        outside[name] = (value > high + margin).astype(int) - (value < low - margin)
-    return Comparison(
-        values,
-        [{name: percentile(values[name], scale[name]) for name in values} for scale in scales],
-        np.transpose([distances(seen, values, cloud) / cloud["limit"] for cloud in reference]),
-        outside,
+def make_reference_table(dataset, inputs, split, model, folded):
+    """The `ReferenceTable` of a network, with as much of the training as of the validation part."""
+    share = min(1, MAX_REFERENCES / len(inputs))
+    rows = np.concatenate([part[: int(share * len(part))] for part in split])
+    return ReferenceTable(
+        inputs=inputs[rows],
+        summaries=summarise(dataset.sfs, folded)[rows],
+        parameters=dataset.parameters[rows],
+        labels=dataset.labels[rows],
+        is_validation=np.isin(rows, split[1]),
+        probabilities=predict_probabilities(learning_part(model), inputs[rows]),
     )
 
 
-def percentile(values, scale):
-    """Where values lie on a scale of percentiles; between two, or on several alike, in their middle."""
-    left, right = (np.searchsorted(scale, values, side) for side in ("left", "right"))
-    return np.select([values < scale[0], values > scale[-1]], [-np.inf, np.inf], (left + right - 1) / 2)
+N_COMPONENTS = 8  # principal components: with fewer, ghosts and size reductions are seen less often
+N_MIXTURE = 8  # components of the density model: a single normal would fill what is bent
+COVERAGE_PERCENT = 99.2  # of a model's spectra that lie within its limit
+LOG_SUMMARIES = ("SNPs", "pi in A", "pi in B", "d_XY", "shared", "derived allele major")
+N_NEAREST = 100  # simulations of a model
+MIN_DEVIATION = 0.25  # of a bin's root among them; that of a Poisson count is one half
 
 
-# ================================= 12. Observed spectra =================================
+class ModelDensity:
+    """How densely one model's simulations lie around a spectrum, and which are nearest to it.
 
-MOST_SNPS = 1e12  # in a cell: no genome has so many
-MOST_PICTURES = 10
+    A spectrum's features are its scores on the principal components of the inputs, the logarithm
+    of its distance from them, and logarithms of summaries, which make what is missing stand out
+    (folded spectra have no derived alleles above one half); all of them in standard deviations. A
+    mixture of normal distributions is fitted to those of the training part. The distance of a
+    spectrum, a Mahalanobis distance were there only one of them, is in units of the limit that
+    `COVERAGE_PERCENT` of the validation part stay within.
+    """
+
+    def __init__(self, table):
+        from sklearn.decomposition import PCA
+        from sklearn.mixture import GaussianMixture
+        from sklearn.preprocessing import StandardScaler
+
+        self.table, (training, validation) = table, table.parts()
+        n, n_bins = len(training.labels), training.inputs[0].size
+        n_components = min(N_COMPONENTS, 1 + n // 20, n_bins // 3)
+        self.components = PCA(n_components, random_state=0).fit(flat(training.inputs))
+        self.scaler = StandardScaler().fit(self.raw_features(training))
+        self.mixture = GaussianMixture(
+            min(N_MIXTURE, 1 + n // 200), reg_covar=0.001, random_state=0
+        )
+        self.mixture.fit(self.features(training))
+        self.peak, self.limit = self.mixture.score_samples(self.mixture.means_).max(), 1
+        self.limit = np.percentile(self.distance(validation), COVERAGE_PERCENT, method="weibull")
+        self.all_features = self.features(table)
+
+    def raw_features(self, spectra):
+        """The features of spectra (what has `inputs` and `summaries`) before they are scaled."""
+        inputs = flat(spectra.inputs)
+        scores = self.components.transform(inputs)
+        residual = inputs - self.components.inverse_transform(scores)
+        names = [name for name in LOG_SUMMARIES if name in spectra.summaries.dtype.names]
+        logs = [np.log(spectra.summaries[name] + 1e-6) for name in names]
+        return np.column_stack([scores, np.log((residual**2).sum(axis=1) + 0.01), *logs])
+
+    def features(self, spectra):
+        """The features of spectra, shape (N, features)."""
+        return self.scaler.transform(self.raw_features(spectra))
+
+    def distance(self, spectra):
+        """Their distances from the simulations, shape (N,), above 1 for an outlier."""
+        density = self.mixture.score_samples(self.features(spectra))
+        return np.sqrt(2 * np.maximum(self.peak - density, 0)) / self.limit
+
+    def nearest(self, spectrum):
+        """The `ReferenceTable` of the simulations nearest to one spectrum: rejection ABC."""
+        squares = ((self.all_features - self.features(spectrum)) ** 2).sum(axis=1)
+        return self.table.rows(np.argsort(squares, kind="stable")[:N_NEAREST])
 
 
-class Observed(NamedTuple):
+def standardise(inputs, near):
+    """How far inputs are from the mean of the nearest simulations, in their standard deviations."""
+    deviation = np.maximum(near.inputs.std(axis=0), MIN_DEVIATION)
+    return (inputs - near.inputs.mean(axis=0)) / deviation
+
+
+def percentile(value, values):
+    """Where a value lies among others; -inf or inf below or above all of them."""
+    if not values.min() <= value <= values.max():
+        return math.copysign(math.inf, value - values.min())
+    return float(100 * ((values < value).mean() + (values == value).mean() / 2))
+
+
+def validation_loss(table):
+    """The cross-entropy of a network on its validation spectra, and its standard error."""
+    validation = table.parts()[1]
+    given = validation.probabilities[np.arange(len(validation.labels)), validation.labels]
+    losses = -np.log(np.maximum(given, 1e-7))
+    return losses.mean(), losses.std() / math.sqrt(len(losses))
+
+
+# ===================================== 12. Observed spectra =====================================
+
+MAX_SPECTRUM_BYTES = 64_000_000  # of 250 + 250 individuals, in text, it has a few million
+MAX_SNPS = 1e12  # in a cell: no genome has so many
+
+
+@dataclass(frozen=True)
+class Observed:
     """A joint SFS from nature."""
 
     counts: np.ndarray  # (n_A + 1, n_B + 1) by chromosomes; after a projection, fractions of SNPs
     folded: bool
+    names: tuple = ()  # of the species, if the file tells
     remark: str = ""  # what there is to say about it
 
 
@@ -1163,510 +1077,398 @@ def individuals(shape):
     return PerSpecies(*(n // 2 for n in shape))
 
 
+def sfs_shape(sample_size):
+    """The shape of a joint SFS: 0 to 2 * n copies of an allele in each species."""
+    return (2 * sample_size.a + 1, 2 * sample_size.b + 1)
+
+
 def of_diploids(shape):
-    """Whether the numbers of chromosomes behind a joint SFS of some shape are even, and not zero."""
+    """Whether a joint SFS of some shape is of even numbers of chromosomes, and not of none."""
     return all(n >= 3 and n % 2 for n in shape)
 
 
 def read_observed(path):
-    """Read an observed joint SFS: `.npy`, fastsimcoal2's `.obs`, or else dadi's and moments' text.
+    """Read an observed joint SFS, of whichever of the `SPECTRUM_KINDS` the file is.
 
-    A `Problem` if it is none of two populations, each of an even number of chromosomes.
+    A `UserError` if it is none of two populations, each of an even number of chromosomes.
     """
-    read = {".npy": read_numpy, ".obs": read_fastsimcoal}.get(path.suffix.lower(), read_dadi)
-    with refusing_broken(path, "joint SFS"):
-        refuse_no_spectrum(regular(path))
-        observed = read(path)
-        counts = observed.counts
-        if counts.ndim != 2:
-            raise ValueError(
-                f"{counts.ndim} populations in place of two: choose A and B, or sum over the others "
-                "(moments: marginalize)"
-            )
-        if not of_diploids(counts.shape):
-            n_a, n_b = (n - 1 for n in counts.shape)
-            raise ValueError(
-                f"{n_a} + {n_b} chromosomes: project to even numbers, two an individual (moments: "
-                "project)"
-            )
-        counts[0, 0] = counts[-1, -1] = 0  # no SNPs, whatever they hold
-        if not np.isfinite(counts).all() or counts.min() < 0:
-            raise ValueError("some counts are negative or infinite")
-        if not counts.any():
-            raise ValueError("there are no SNPs in it")
-        if counts.max() > MOST_SNPS:
-            raise ValueError("no genome has so many SNPs")
+    with naming_file(path, "joint SFS"):
+        with regular(path).open("rb") as file:
+            data = file.read(MAX_SPECTRUM_BYTES + 1)
+        if data.startswith(b"\x1f\x8b"):
+            with gzip.open(io.BytesIO(data)) as file:
+                data = file.read(MAX_SPECTRUM_BYTES + 1)
+        if not 0 < len(data) <= MAX_SPECTRUM_BYTES:
+            raise ValueError("it is empty, or larger than any")
+        beginning = data[:1000].removeprefix(b"\xef\xbb\xbf")
+        read = next(read for pattern, read in SPECTRUM_KINDS if re.match(pattern, beginning))
+        if isinstance(read, str):
+            raise ValueError(read)
+        observed = read(data, path.name)
+        check_counts(observed.counts)
     return observed
 
 
-def refuse_no_spectrum(path):
-    """Tell what a spectrum is made from, where that is given in its place."""
-    with path.open("rb") as file:
-        start = file.read(4096)
-    first_line = start.lstrip().split(b"\n")[0]
-    two_words = rb"[^\s#\x80-\xff]*[A-Za-z][^\s#\x80-\xff]*[ \t]+[^\s#]+\s*"
-    kinds = {
-        "a VCF file": start.startswith(b"##fileformat=VCF"),
-        "a compressed file": start.startswith(b"\x1f\x8b"),
-        "a BCF file": start.startswith(b"BCF"),
-        "a list of individuals and populations": re.fullmatch(two_words, first_line),
-    }
-    for kind, is_this in kinds.items():
-        if is_this:
-            raise ValueError(f"it is {kind}, of which the README's 'From a VCF to a spectrum' makes one")
+def check_counts(counts):
+    """Refuse what is no joint SFS of two species; the corners, which hold no SNPs, become 0."""
+    if counts.ndim != 2:
+        raise ValueError(
+            f"{counts.ndim} populations in place of two: choose A and B, or sum over the others "
+            "(moments: marginalize)"
+        )
+    if not of_diploids(counts.shape):
+        n_a, n_b = (n - 1 for n in counts.shape)
+        raise ValueError(
+            f"{n_a} + {n_b} chromosomes, and two an individual are even numbers: project down to "
+            f"these (moments: project). {ALLEL_ADVICE}"
+        )
+    counts[0, 0] = counts[-1, -1] = 0
+    if bad := (~np.isfinite(counts) | (counts < 0)).sum():
+        raise ValueError(f"{bad:,} cells are negative, infinite or NaN: make masked ones 0")
+    if not counts.any():
+        raise ValueError("there are no SNPs in it")
+    if counts.sum() < 1.001:
+        raise ValueError("these are proportions, not counts: multiply by the number of SNPs")
+    if counts.max() > MAX_SNPS:
+        raise ValueError("no genome has so many SNPs")
 
 
-def read_numpy(path):
-    """An array of shape (n_A + 1, n_B + 1), perhaps with a channel behind; taken for unfolded."""
-    counts = np.lib.format.open_memmap(path, mode="r")
+ALLEL_ADVICE = (
+    "If scikit-allel made it: joint_sfs(..., n1=..., n2=...) with the numbers of chromosomes, and "
+    "never joint_sfs_folded, which folds each species by itself"
+)
+
+
+def read_numpy(data, name):
+    """An array of shape (n_A + 1, n_B + 1), perhaps with a channel behind."""
+    counts = np.lib.format.read_array(io.BytesIO(data), allow_pickle=False)
     if counts.ndim == 3 and counts.shape[2] == 1:
         counts = counts[..., 0]
     if counts.dtype.kind not in "iuf" or counts.ndim != 2:
-        raise ValueError(
-            f"shape {counts.shape}, type {counts.dtype}: not one spectrum, (n_A + 1, n_B + 1) numbers"
-        )
-    return Observed(np.array(counts, float), folded=False)
+        raise ValueError(f"{counts.dtype} of shape {counts.shape}, not counts (n_A + 1, n_B + 1)")
+    return folded_if_filled(counts.astype(float))
 
 
-def read_dadi(path):
+def read_winsfs(data, name):
+    """The text of winsfs and sfs: `#SHAPE=<n_A + 1/n_B + 1>`, then all numbers."""
+    header, _, numbers = data.decode().partition("\n")
+    shape = [int(word) for word in re.findall(r"\d+", header[:100])]
+    return folded_if_filled(np.array(numbers.split(), float).reshape(shape))
+
+
+def folded_if_filled(counts):
+    """A spectrum, folded if just the half that folding empties is filled with NaN or -1."""
+    unused = ~np.isfinite(counts) | (counts == -1)
+    unused.flat[[0, -1]] = False
+    if counts.ndim == 2 and unused.any() and not (unused & ~beyond_half(counts.shape)).any():
+        return Observed(np.where(unused, 0, counts), folded=True)
+    return Observed(counts, folded=False)
+
+
+def beyond_half(shape):
+    """Where an allele is on more than half of all chromosomes: empty in a folded spectrum."""
+    return 2 * sum(np.ogrid[tuple(map(slice, shape))]) > sum(shape) - len(shape)
+
+
+def read_dadi(data, name):
     """Text as dadi and moments write it: comments, sizes, data and, perhaps, a mask."""
-    lines = path.read_text(encoding="utf-8-sig").splitlines()
-    lines = [line for line in lines if line.strip() and not line.lstrip().startswith("#")]
-    header, *rest = lines or [""]
-    words = shlex.split(header)
-    shape = [int(word) for word in itertools.takewhile(str.isdigit, words)]
-    folded = [word.lower() for word in words[len(shape) : len(shape) + 1]] == ["folded"]
-    numbers = [float(word) for word in " ".join(rest).split()]
+    lines = [line for line in data.decode("utf-8-sig").splitlines() if line.strip()]
+    header, *rest = [line for line in lines if not line.lstrip().startswith("#")] or [""]
+    sizes, words = re.match(r"([\d\s]*)(.*)", header[:1000]).groups()
+    shape, numbers = [int(word) for word in sizes.split()], np.array(" ".join(rest).split(), float)
     n_cells = math.prod(shape)
+    if shape and len(numbers) == math.prod(n + 1 for n in shape):
+        larger = " ".join(str(n + 1) for n in shape)
+        raise ValueError(f"a size is the number of chromosomes + 1: did you mean {larger}?")
     if not shape or len(numbers) not in (n_cells, 2 * n_cells):
-        raise ValueError(f"{len(numbers)} numbers after a first line of {header!r:.60}: no spectrum")
-    counts = np.array(numbers[:n_cells]).reshape(shape)
-    masked = np.isnan(counts)
-    masked |= np.array(numbers[n_cells:] or [0] * n_cells).reshape(shape) != 0
+        raise ValueError(f"{len(numbers)} numbers after a first line of {header[:60]!r}")
+    counts, mask = numbers[:n_cells].reshape(shape), numbers[n_cells:]
+    if not np.isin(mask, (0, 1)).all():
+        raise ValueError("a mask holds 0 and 1, this second half does not: are they 2 spectra?")
+    masked = np.isnan(counts) | (mask.reshape(shape) == 1 if len(mask) else False)
     counts[masked] = 0
+    folded = words.split()[:1] == ["folded"]
     masked.flat[[0, -1]] = False
-    if folded:
-        total = sum(np.ogrid[tuple(map(slice, shape))])
-        masked &= 2 * total <= total.max()  # the others are empty
-    remark = f"{masked.sum()} masked cells beside the two corners count as 0" if masked.any() else ""
-    return Observed(counts, folded, remark)
+    n_masked = (masked & ~beyond_half(shape)).sum() if folded else masked.sum()
+    remark = f"{n_masked} masked cells beside the two corners count as 0" if n_masked else ""
+    return Observed(counts, folded, tuple(re.findall('"([^"]*)"', words)[:2]), remark)
 
 
-def read_fastsimcoal(path):
+def read_fastsimcoal(data, name):
     """fastsimcoal2's joint spectrum of two populations; A is the one of the lower number."""
-    if ("jointDAF" in path.name) == ("jointMAF" in path.name):
-        raise ValueError("the name must have jointDAF or jointMAF in it, for derived or minor alleles")
-    lines = [line.split() for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
-    if len(lines) < 3 or lines[0][0] != "1":
-        raise ValueError("not a first line of 1 observations, then one spectrum")
-    _, columns, *rows = lines
+    (n, *_), *lines = [
+        line.split() for line in data.decode("utf-8-sig").splitlines() if line.strip()
+    ]
+    if "MSFS" in name or not lines or not lines[0][0].startswith("d"):
+        raise ValueError("fastsimcoal2's SFS of all populations: give its _jointDAFpop1_0.obs")
+    if n != "1":
+        raise ValueError(f"fastsimcoal2's {n} observations: which one? Give a file of it alone")
+    if ("jointDAF" in name) == ("jointMAF" in name):
+        raise ValueError(
+            "fastsimcoal2's joint SFS: its name must have jointDAF in it (derived alleles) or "
+            "jointMAF (minor alleles)"
+        )
+    columns, rows = lines[0], lines[1:]
     populations = []
     for labels in (columns, [row[0] for row in rows]):
-        name = labels[0].partition("_")[0]
-        numbered = [f"{name}_{count}" for count in range(len(labels))]
-        if labels != numbered or not name[1:].isdigit():
-            raise ValueError(
-                "columns and rows are not labelled d0_0, d0_1, ... and d1_0, d1_1, and so on"
-            )
-        populations.append(int(name[1:]))
-    if any(len(row) != len(columns) + 1 for row in rows):
-        raise ValueError("some rows are longer than others")
+        population = labels[0].partition("_")[0]
+        if labels != [f"{population}_{count}" for count in range(len(labels))]:
+            raise ValueError("fastsimcoal2's labels should be d0_0, d0_1, ... and d1_0, d1_1, ...")
+        populations.append(int(population[1:]))
     counts = np.array([row[1:] for row in rows], float)
-    in_columns, in_rows = populations
-    return Observed(counts.T if in_columns < in_rows else counts, folded="jointMAF" in path.name)
+    if populations[0] < populations[1]:
+        counts = counts.T
+    folded = "jointMAF" in name
+    if folded and counts[beyond_half(counts.shape)].any():
+        raise ValueError("its name says minor alleles (MAF), its numbers that some are major")
+    return Observed(counts, folded)
 
 
-class Prediction(NamedTuple):
+def refuse_realsfs(data, name):
+    """Say what a bare line of numbers lacks."""
+    lines = [line.split() for line in data.splitlines() if line.strip()]
+    if len(lines) > 1:
+        raise ValueError(f"it looks like realSFS's, {len(lines)} spectra: keep one line of them")
+    side = math.isqrt(len(lines[0]))
+    sizes = f"{side} {side}" if side**2 == len(lines[0]) else "(n_A + 1) (n_B + 1)"
+    raise ValueError(f"it looks like realSFS's: write a line above the numbers, {sizes} unfolded")
+
+
+# What a file is, by how it begins, and what reads it, or else why it cannot be read.
+FROM_VCF = "of which data/own_species/vcf_to_spectrum.py makes a spectrum"
+LFS_POINTER = b"version https://git-lfs"
+LFS_ADVICE = "it is a Git-LFS pointer in place of the file: git lfs pull fetches that"
+SPECTRUM_KINDS = (
+    (rb"\x93NUMPY", read_numpy),
+    (rb"PK", "an .npz or another zip archive: save its array with numpy.save"),
+    (rb"\x80", "a saved Python object, which could run code: write it with to_file"),
+    (rb"\xff\xfe|\xfe\xff", "UTF-16 text: save it as UTF-8"),
+    (rb"##fileformat=VCF", f"a VCF file, {FROM_VCF}"),
+    (rb"BCF", f"a BCF file: bcftools view makes a VCF file of it, {FROM_VCF}"),
+    (rb"#SHAPE=<", read_winsfs),
+    (rb"\s*\d+ +observation", read_fastsimcoal),
+    (rb"\s*d\d+_0\s", "fastsimcoal2's without its first line, 1 observation"),
+    (rb"\s*([-+.\deE]+[ \t]+){8}", refuse_realsfs),
+    (rb"[^\s#]*[A-Za-z][^\s#]*[ \t]+\S+[ \t]*\r?\n", f"a list of individuals, {FROM_VCF}"),
+    (rb"", read_dadi),
+)
+
+VERDICTS = {
+    "divergence": "no gene flow of the kind that was simulated.",
+    "gene flow": "gene flow of the kind that was simulated.",
+    "undecided": "undecided; both models remain possible.",
+    "neither": "neither; the model that the network favours makes no such spectra.",
+    "out of range": "none, as the spectrum lies outside what was simulated.",
+}
+MAX_PICTURES = 10
+MARGIN = 0.01  # of a summary's range: how far beyond it a value counts as outside
+
+
+@dataclass(frozen=True)
+class Prediction:
     """What there is to say about one observed spectrum."""
 
     path: Path
     observed: Observed
+    inputs: np.ndarray  # the network's input, shape (1, bins of A, bins of B, 1)
+    summaries: np.ndarray  # of `summary_dtype`, shape (1,)
     probabilities: np.ndarray  # (2,)
-    comparison: Comparison  # of this spectrum alone
+    percentiles: dict  # by summary, where its value lies among the simulations of each model
+    outside: list  # the summaries whose values are beyond all simulations
+    distances: list  # from the simulations of each model, above 1 for an outlier
+    nearest: ReferenceTable  # the nearest simulations of the model that the network favours
+    misfit: float  # to these, above 1 for an outlier
+    has_learned: bool  # whether the network does better than a coin
 
     @property
     def favoured(self):
-        """The response that the network favours."""
+        """The label that the network favours."""
         return int(self.probabilities.argmax())
 
     @property
     def verdict(self):
-        """One of the `VERDICTS`: the favoured model, if it makes such spectra."""
-        if self.comparison.out_of_range:
+        """One of the `VERDICTS`."""
+        return self.verdict_at(self.probabilities)
+
+    def verdict_at(self, probabilities):
+        """What it would be, had the network given other probabilities."""
+        if self.outside:
             return "out of range"
-        return "neither" if self.comparison.unlike(self.favoured) else MODELS[self.favoured]
+        if max(self.distances[self.favoured], self.misfit) > 1:
+            return "neither"
+        told = is_told(probabilities) and self.has_learned
+        return MODELS[probabilities.argmax()] if told else "undecided"
 
 
-def predict(plan):
+def predict(folder, spectra, bootstrap, rows, network=None):
     """`runml --predict FILE...`: from the network and observed spectra to verdicts."""
-    network = plan.network or load_network(plan.folder / MODEL)
-    predictions = predictions_of(plan.observed, network)
-    simulations = load_simulations(plan.folder, network)
-    table = Table(plan.folder / "predictions.csv")
-    pictures = {}
-    with new_files(plan.folder, "predictions") as staging:
-        for prediction in predictions:
-            table.append(row_of_prediction(prediction, network))
-            print_prediction(prediction, network.notes)
-            if simulations:
-                near = neighbours(simulations, network, prediction)
-                print_neighbours(near)
-                if len(pictures) < MOST_PICTURES:
-                    pictures[unused_name(prediction.path, pictures)] = prediction, near
-        table.save(staging)
-        (staging / "methods.txt").write_text(methods(network, plan.folder), encoding="utf-8")
-    say(
-        "\nThese estimate posterior probabilities if both models, with the priors that were simulated, "
-        "are equally probable beforehand, and nothing else is."
+    network = network or load_network(folder / MODEL)
+    densities = [ModelDensity(network.table.of_model(label)) for label in range(2)]
+    predictions, resampled = (
+        [make_prediction(path, observed, network, densities) for path, observed in some.items()]
+        for some in (spectra, bootstrap)
     )
-    print(f"Saved in {plan.folder / 'predictions.csv'}; methods.txt says it as a paper would.")
-    for name, inputs in pictures.items():
-        save_picture(plan.folder / name, draw_prediction, *inputs, network.notes.training.folded)
-    if simulations and len(predictions) > len(pictures):
-        print(f"(Of {len(predictions):,} spectra, the first {len(pictures)} are drawn.)")
+    with new_files(folder, "predictions") as staging:
+        for each in predictions + resampled:
+            of = "" if each in predictions else predictions[0].path
+            rows.append(row_of_prediction(each, network) | {"bootstrap_of": str(of)})
+        save_table(staging / "predictions.csv", rows)
+    for prediction in predictions:
+        print_prediction(prediction, network)
+        print_ensemble(prediction, network, rows)
+    if resampled:
+        print_bootstrap(resampled)
+    print_assumptions(network.table)
+    print(f"Saved in {folder / 'predictions.csv'}.")
+    names = []
+    for prediction in predictions[:MAX_PICTURES]:
+        names.append(prediction.path.stem)
+        number = f"_{names.count(names[-1])}" if names.count(names[-1]) > 1 else ""
+        picture = folder / f"prediction_{names[-1]}{number}.png"
+        save_picture(picture, draw_prediction, prediction, network)
+    if len(predictions) > MAX_PICTURES:
+        print(f"(Of {len(predictions):,} spectra, the first {MAX_PICTURES} are drawn.)")
 
 
-def predictions_of(observed, network):
-    """The `Prediction` of each observed spectrum, a dictionary of `Observed` by path."""
-    sfs = np.stack([each.counts for each in observed.values()])[..., np.newaxis]
-    probabilities = predict_probabilities(network.model, sfs)
-    comparison = compare_with_simulations(sfs, network.notes)
-    return [
-        Prediction(path, each, probabilities[row], comparison.of_row(row))
-        for row, (path, each) in enumerate(observed.items())
-    ]
-
-
-def unused_name(path, used):
-    """What to call the picture of a spectrum; others may be of the same name in other folders."""
-    numbers = itertools.chain([""], (f"_{n}" for n in itertools.count(2)))
-    names = (f"prediction_{path.stem}{number}.png" for number in numbers)
-    return next(name for name in names if name not in used)
-
-
-def print_prediction(prediction, notes):
-    """What a spectrum looks like among the simulations of each model, and the verdict."""
-    _, observed, probabilities, comparison = prediction
-    simulated = notes.simulated and notes.simulated.settings
-    base_pairs = simulated.n_sites if simulated else 1
-    forms = {"count": ("", ",.0f"), "share": (", share", ",.3f"), "ratio": ("", ",.3f")}
-    forms["per site"] = (", per bp", ".3g") if simulated else (", in all", ",.3f")
-    kinds = {summary.name: summary.kind for summary in SUMMARIES} | {"F_ST": "ratio"}
-    print(f"\n{prediction.path}" + (f" ({observed.remark})" if observed.remark else ""))
-    print(f"{'':<36}{'':>12}  percentile under")
-    print(f"{'summary':<36}{'observed':>12}{MODELS[0]:>14}{MODELS[1]:>12}")
-    for name, value in comparison.values.items():
-        unit, form = forms[kinds[name]]
-        label, value = name + unit, value / (base_pairs if kinds[name] == "per site" else 1)
-        ranks = [percentiles[name] for percentiles in comparison.percentiles]
-        ranks = [f"{rank:.0f}" if np.isfinite(rank) else "outside" for rank in ranks]
-        print(f"{label:<36}{value:>12{form}}{ranks[0]:>14}{ranks[1]:>12}")
-    fits = [f"{fit:.2f}" for fit in comparison.fits]
-    print(f"{'distance from the simulations':<36}{'':>12}{fits[0]:>14}{fits[1]:>12}")
-    for name, side in comparison.outside.items():
-        if side:
-            more = "more" if side > 0 else "less"
-            say(f"Warning: {name}: {more} than in any simulation. It depends on {DEPENDS_ON[name]}.")
-    if comparison.unlike(prediction.favoured):
-        all_of_them = comparison.fits.min() > 1
-        favoured = f"{MODELS[prediction.favoured]}, which the network favours"
-        say(
-            f"Warning: taken as a whole, this is unlike {WITHIN}% of the simulations of "
-            f"{'either model' if all_of_them else favoured} (a distance above 1). A history that is in "
-            "neither? Priors that do not cover the truth? Are ancestral alleles known? Do "
-            f"{SCALE} fit?"
-        )
-    print(VERDICTS[prediction.verdict])
-    divergence, gene_flow = map(never_sure, probabilities)
-    print(f"Estimated probabilities: divergence {divergence}, gene flow {gene_flow}.")
-
-
-VERDICTS = {
-    "divergence": "Verdict: no gene flow of the kind that was simulated.",
-    "gene flow": "Verdict: gene flow of the kind that was simulated.",
-    "neither": "Verdict: neither; the model that the network favours makes no such spectra.",
-    "out of range": "Verdict: none, as the spectrum lies outside what was simulated.",
-}
-
-
-def never_sure(probability):
-    """An estimated probability as it can be printed."""
-    if 0.001 <= probability <= 0.999:
-        return f"{probability:.3f}"
-    return "more than 0.999" if probability > 0.5 else "less than 0.001"
-
-
-def row_of_prediction(prediction, network):
-    """The row of `predictions.csv` of one spectrum."""
-    comparison, simulated = prediction.comparison, network.notes.simulated
-    return {
-        "file": prediction.path,
-        "divergence": prediction.probabilities[0],
-        "gene_flow": prediction.probabilities[1],
-        "verdict": prediction.verdict,
-        "within_training_range": "yes" if prediction.verdict in MODELS else "no",
-        "fit_divergence": f"{comparison.fits[0]:.3f}",
-        "fit_gene_flow": f"{comparison.fits[1]:.3f}",
-        "model": network.fingerprint,
-        "simulations": simulated and simulated.fingerprint,
-    } | {
-        f"{name}, percentile under {model}": percentiles[name]
-        for name in comparison.values
-        for model, percentiles in zip(MODELS, comparison.percentiles, strict=True)
-    }
-
-
-class Simulations(NamedTuple):
-    """The N simulations that a network learned from, on the axes where they vary most."""
-
-    sfs: np.ndarray  # (N, a, b, 1), memory-mapped
-    parameters: np.ndarray  # of PARAMETERS
-    axes: object  # sklearn.decomposition.PCA of what the network looks at
-    scores: np.ndarray  # (N, axes)
-    validation: np.ndarray  # of bool: whether the network has not learned from it
-
-
-def load_simulations(folder, network):
-    """The `Simulations` in a folder, if they are those that a network learned from; or else None."""
-    from sklearn.decomposition import PCA
-
-    notes = network.notes
-    try:
-        data = load_dataset(folder)
-        parameters = np.load(regular(dataset_paths(folder, "simulated")[2]))
-        known = data.simulated and data.checksums == notes.data and parameters.dtype == PARAMETERS
-    except Exception:  # a broken file can make NumPy raise anything
-        known = False
-    if not known or len(parameters) != len(data.sfs):
-        print(f"The simulations behind the model are not in {folder}: it is not said which are near.")
-        return None
-    sfs = first_spectra(folder, "simulated")
-    seen = flat(preprocess_all(sfs, notes.training.folded))
-    axes = PCA(min(AXES, *seen.shape), random_state=0).fit(seen)
-    _, validation = split_rows(len(data.sfs), notes.training.seed)
-    unseen = np.isin(np.arange(len(sfs)), validation)
-    return Simulations(sfs, parameters[: len(sfs)], axes, axes.transform(seen), unseen)
-
-
-class Neighbours(NamedTuple):
-    """The simulations most like an observed spectrum."""
-
-    n: int  # how many of each model
-    mean_sfs: np.ndarray  # (a, b), of those of the favoured model
-    parameters: list  # those of each model, arrays of PARAMETERS
-    n_right: int  # of the nearest validation simulations, how many the network gets right,
-    n_validation: int  # and of how many
-    scatter: list  # for each model, simulations on the first two axes, (simulations, 2)
-    at: np.ndarray  # (2,), where the spectrum is there
-
-
-MOST_NEIGHBOURS, MOST_SCATTERED = 50, 1000  # simulations of each model
-
-
-def neighbours(simulations, network, prediction):
-    """The `Neighbours` of an observed spectrum, under both models."""
-    folded = network.notes.training.folded
-    sfs = prediction.observed.counts[np.newaxis, ..., np.newaxis]
-    at = simulations.axes.transform(flat(preprocess(sfs, folded)))[0]
-    by_distance = np.argsort(((simulations.scores - at) ** 2).sum(axis=1))
-    nearest = [by_distance[by_distance % 2 == response][:MOST_NEIGHBOURS] for response in range(2)]
-    unseen = np.sort(by_distance[simulations.validation[by_distance]][: 2 * MOST_NEIGHBOURS])
-    verdicts = predict_probabilities(network.model, simulations.sfs[unseen]).argmax(axis=1)
-    alike = simulations.sfs[nearest[prediction.favoured]].astype(float)
-    return Neighbours(
-        n=len(nearest[prediction.favoured]),
-        mean_sfs=(fold(alike) if folded else alike).mean(axis=0)[..., 0],
-        parameters=[simulations.parameters[rows] for rows in nearest],
-        n_right=int((verdicts == unseen % 2).sum()),
-        n_validation=len(unseen),
-        scatter=[simulations.scores[response::2][:MOST_SCATTERED, :2] for response in range(2)],
-        at=at[:2],
+def make_prediction(path, observed, network, densities):
+    """The `Prediction` of one observed spectrum."""
+    sfs, folded = observed.counts[np.newaxis, ..., np.newaxis], network.settings.folded
+    spectrum = SimpleNamespace(inputs=network_inputs(sfs, folded), summaries=summarise(sfs, folded))
+    probabilities, table = predict_probabilities(network.model, sfs)[0], network.table
+    nearest = densities[probabilities.argmax()].nearest(spectrum)
+    own, theirs = (
+        standardise(inputs, nearest) ** 2 for inputs in (spectrum.inputs, nearest.inputs)
     )
-
-
-def print_neighbours(near):
-    """From which parameters the simulations come that are most like a spectrum."""
-    print(f"The {near.n} simulations of each model that are most like it: median (range)")
-    print(f"{'':<22}{MODELS[0]:>29}{MODELS[1]:>29}")
-    for name in PARAMETERS.names:
-        form = ".1e" if name.startswith("migration") else ",.0f"
-        ranges = [median_and_range(parameters[name], form) for parameters in near.parameters]
-        if name.startswith(("migration", "gene_flow")):
-            ranges[0] = "none"
-        print(f"{name.replace('_', ' '):<21} {ranges[0]:>29} {ranges[1]:>28}")
-    print(
-        f"Of the {near.n_validation} validation simulations most like it, the network is right about "
-        f"{near.n_right}."
+    percentiles, outside = {}, []
+    for name in table.summaries.dtype.names:
+        value, all_values = spectrum.summaries[name][0], table.summaries[name]
+        of_models = [density.table.summaries[name] for density in densities]
+        percentiles[name] = [percentile(value, values) for values in of_models]
+        margin = MARGIN * np.ptp(all_values)
+        if not all_values.min() - margin <= value <= all_values.max() + margin:
+            outside.append(name)
+    loss, error = validation_loss(table)
+    return Prediction(
+        path=path,
+        observed=observed,
+        inputs=spectrum.inputs,
+        summaries=spectrum.summaries,
+        probabilities=probabilities,
+        percentiles=percentiles,
+        outside=outside,
+        distances=[density.distance(spectrum)[0] for density in densities],
+        nearest=nearest,
+        misfit=own.sum() / theirs.sum(axis=(1, 2, 3)).max(),
+        has_learned=loss + 2 * error < CHANCE_LOSS,
     )
-
-
-def methods(network, folder):
-    """What was simulated, from which priors, with what, in sentences for a methods section."""
-    notes, training = network.notes, network.notes.training
-    paragraphs = []
-
-    def counted(n, what):
-        return f"{n:,} {what}{'s' * (n != 1)}"
-
-    def drawn(prior, unit=""):
-        if prior.low == prior.high:
-            return f"fixed at {prior.low:,.10g}{unit}"
-        kind = "log-uniform" if prior.scale == "log" else "uniform"
-        return f"{kind} between {prior.low:,.10g} and {prior.high:,.10g}{unit}"
-
-    if notes.simulated:
-        settings, n_reps, used = notes.simulated
-        n_a, n_b = settings.sample_size
-        loci = "one locus" if settings.n_loci == 1 else f"{settings.n_loci:,} independent loci"
-        direction = "independently in each direction" if settings.asymmetric else "the same both ways"
-        paragraphs += [
-            f"""We simulated {n_reps:,} joint site frequency spectra under each of two models with
-            msprime {used.get("msprime", "")} (Baumdicker et al. 2022): divergence without gene flow, and
-            divergence with gene flow. Each spectrum is of {n_a} diploid individuals of species A and
-            {n_b} of species B, at {loci} of {settings.sequence_length:,} base pairs, with a mutation
-            rate of {settings.mutation_rate:g} and a recombination rate of
-            {settings.recombination_rate:g} per base pair per generation; sites could mutate more than
-            once.""",
-            f"""The divergence time was {drawn(settings.tdiv_prior, " generations")}; the sizes of the
-            ancestor and of both species were {drawn(settings.ne_prior, " diploid individuals")}; the
-            migration rate per generation was {drawn(settings.migration_prior)}, {direction}. Gene flow
-            began at a share of the time since divergence that was {drawn(settings.gene_flow_start)}, and
-            ended at one that was {drawn(settings.gene_flow_stop)}; shares count back from today, and of
-            the two the older is the start.""",
-        ]
-    paragraphs += [
-        f"""A convolutional neural network of {counted(training.layers, "hidden layer")} (Keras
-        {notes.versions.get("keras")}, TensorFlow {notes.versions.get("tensorflow")}) was trained on
-        {1 - VALIDATION_SHARE:.0%} of the spectra, {"folded" if training.folded else "unfolded"}, for
-        {counted(training.epochs, "epoch")}, with a dropout of {training.dropout:g}, Adam at a learning
-        rate of {training.learning_rate:g}, batches of {training.batch_size} and seed {training.seed}."""
-    ]
-    with contextlib.suppress(Problem, KeyError, TypeError, ValueError, AttributeError):
-        results = load_json(folder / "test_results.json")
-        own = replace(notes.simulated.settings, seed=results["seed"])
-        if (results["model"], results["test_set"]) == (network.fingerprint, fingerprint(as_saved(own))):
-            paragraphs[-1] += f""" On {results["n_test"]:,} spectra simulated for the test alone, its
-            accuracy was {with_interval(results["accuracy"], results["accuracy_95ci"])}."""
-    paragraphs += [
-        f"""An observed spectrum was taken for one that the model makes which the network favoured if it
-        was no further from that model's simulations than {WITHIN}% of those held out, by a mixture of
-        normal distributions over principal components of the roots of binned counts and over summary
-        statistics (scikit-learn {notes.versions.get("sklearn")}), and if no summary statistic lay
-        outside the range of all simulations. Probabilities are estimates of posterior probabilities,
-        with both models equally probable beforehand."""
-    ]
-    paragraphs = [
-        textwrap.fill(" ".join(each.split()), 80, break_on_hyphens=False) for each in paragraphs
-    ]
-    return "\n\n".join(paragraphs) + "\n"
 
 
 # ========================================= 13. Files =========================================
 
 MODEL = "trained_model.keras"
-DATASET = ("sfs.npy", "responses.npy", "parameters.npy", "settings.json")  # behind the name of each
-SETS = {  # the files that appear together
+DATASET = ["sfs.npy", "responses.npy", "parameters.npy", "settings.json"]  # behind a dataset's name
+TEST = [*DATASET, "results.json", "log.csv"]
+FILE_SETS = {  # the files that appear together
     "simulated": [f"simulated_{part}" for part in DATASET],
     "trained": [MODEL, "training_history.csv", "experiments.csv"],
-    "test": [*(f"test_{part}" for part in DATASET), "test_results.json", "test_log.csv"],
-    "predictions": ["predictions.csv", "methods.txt"],
+    "test": [f"test_{part}" for part in TEST],
+    "test_elsewhere": [f"test_elsewhere_{part}" for part in TEST],
+    "predictions": ["predictions.csv"],
 }
-SECONDS_FOR_A_LOCK = 1
-
-
-def dataset_paths(folder, name):
-    """Where the spectra, responses, parameters and settings of a dataset are."""
-    return [folder / f"{name}_{part}" for part in DATASET]
 
 
 @contextlib.contextmanager
 def only_command_in(folder):
     """Keep other commands out of a folder, and finish the moves that a stopped one began."""
-    from filelock import FileLock, Timeout
-
     is_new = not folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
-    try:
-        with FileLock(folder / ".lock", timeout=SECONDS_FOR_A_LOCK):
-            finish_moves(folder)
-            yield
-    except Timeout:
-        raise Problem(
-            f"another command is at work in {folder} (or its file system knows no locks): wait for it, "
-            "or use another --data_dir."
-        ) from None
-    except Problem:
-        if is_new:  # and has come to nothing
-            with contextlib.suppress(OSError):
-                (folder / ".lock").unlink(missing_ok=True)
-                folder.rmdir()
-        raise
+    with (folder / ".lock").open("a") as lock:  # for as long as the process lives
+        try:
+            if os.name == "nt":
+                import msvcrt
+
+                msvcrt.locking(lock.fileno(), msvcrt.LK_NBLCK, 1)
+            else:
+                import fcntl
+
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError):
+            advice = "wait for it, or use another --data_dir"
+            raise UserError(f"another command is at work in {folder}: {advice}") from None
+        except OSError:
+            print(f"({folder} is on a file system without locks: one command at a time, please.)")
+        finish_moves(folder)
+        yield
+    if is_new and [path.name for path in folder.iterdir()] == [".lock"]:  # it has come to nothing
+        shutil.rmtree(folder)
 
 
 @contextlib.contextmanager
-def new_files(folder, name, unfinished=None):
-    """A hidden folder whose files appear in `folder` when the block ends: all together, or not at all.
+def new_files(folder, name, unfinished=""):
+    """A hidden folder whose files appear in `folder` when the block ends: all together, or none.
 
-    The step that counts is to rename the complete set. Should anything stop the moves after it, the
-    next command finishes them. `name` is that of one of the `SETS`; `unfinished` is a fingerprint of
-    what is made, under which an incomplete set is kept for another try.
+    The step that counts is to rename the complete set: the next command would finish the moves.
+    `name` is one of the `FILE_SETS`; `unfinished` a fingerprint under which half a set is kept for
+    later.
     """
-    for file in SETS[name]:
+    for file in FILE_SETS[name]:
         if (folder / file).is_dir():
-            raise Problem(f"{folder / file} is a folder: move it out of the way.")
-    partial = folder / f".{name}{f'-{unfinished}' if unfinished else ''}.partial"
-    if not unfinished or partial.is_symlink() or not partial.is_dir():
-        remove(partial)
-    partial.mkdir(exist_ok=bool(unfinished))
-    for path in partial.iterdir():  # a link or a pipe could lead anywhere
-        if not stat.S_ISREG(path.lstat().st_mode):
-            remove(path)
+            raise UserError(f"{folder / file} is a folder: move it out of the way")
+    partial = folder / f".{name}-{unfinished}.partial"
+    for other in folder.glob(f".{name}-*.partial"):
+        if other != partial or not unfinished:
+            shutil.rmtree(other)
+    partial.mkdir(exist_ok=True)
     try:
         yield partial
-        for other in set(folder.glob(f".{name}*.partial")) - {partial}:
-            print("Discarding the unfinished simulations of other settings.")
-            remove(other)
-        for path in partial.iterdir():
-            if path.name not in SETS[name]:
-                remove(path)
-                continue
-            with path.open("rb+") as file:
-                os.fsync(file.fileno())
-        remove(folder / f".{name}.complete")
-        partial.rename(folder / f".{name}.complete")
     except BaseException:
         if not unfinished:
-            remove(partial)
+            shutil.rmtree(partial, ignore_errors=True)
         raise
+    for path in partial.iterdir():
+        with path.open("rb+") as file:
+            os.fsync(file.fileno())
+    partial.rename(folder / f".{name}.complete")
     finish_moves(folder)
 
 
 def finish_moves(folder):
-    """Move the files of complete sets to where they belong, and nothing else that may be there."""
-    for name, files in SETS.items():
+    """Move the files of complete sets to where they belong."""
+    for name, files in FILE_SETS.items():
         complete = folder / f".{name}.complete"
-        if complete.is_dir() and not complete.is_symlink():
-            for path in complete.iterdir():
-                if path.name in files and stat.S_ISREG(path.lstat().st_mode):
-                    path.replace(folder / path.name)
-            remove(complete)
-
-
-def remove(path):
-    """Remove a file, or a folder with all in it; a link itself, not where it leads."""
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path, ignore_errors=True)
-    else:
-        path.unlink(missing_ok=True)
+        for path in complete.glob("*"):
+            if path.name in files:
+                path.replace(folder / path.name)
+        shutil.rmtree(complete, ignore_errors=True)
 
 
 def regular(path, advice=""):
-    """A path, if a regular file is there: a pipe would hang, a device might never end."""
+    """A path, if a regular file is there, and the file itself, not a pointer to it."""
     if not path.exists():
-        raise Problem(f"{path} is missing in {Path.cwd() / path.parent}{advice}.")
+        raise UserError(f"{path} is missing in {Path.cwd() / path.parent}{advice}")
     if not path.is_file():
-        raise Problem(f"{path} is no regular file.")
+        raise UserError(f"{path} is no regular file")
+    with path.open("rb") as file:
+        if file.read(len(LFS_POINTER)) == LFS_POINTER:
+            raise UserError(f"{path}: {LFS_ADVICE}")
     return path
+
+
+@contextlib.contextmanager
+def naming_file(path, what, remedy=""):
+    """Whatever goes wrong in the block is told as a `UserError` that names a file.
+
+    A file may hold anything, and what reads it may raise anything. But a package that is missing
+    or a memory that is full are not the file's fault.
+    """
+    try:
+        yield
+    except (UserError, ImportError, MemoryError):
+        raise
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({one_line(error)})") from error
+    except Exception as error:
+        raise UserError(f"{path} is no {what} ({one_line(error)}){remedy}") from error
 
 
 def fingerprint(data):
@@ -1675,174 +1477,122 @@ def fingerprint(data):
     return hashlib.sha256(data).hexdigest()[:12]
 
 
-def checksums(*paths):
-    """The SHA-256 of each file, by its name."""
-    sums = {}
-    for path in paths:
-        with path.open("rb") as file:
-            sums[path.name] = hashlib.file_digest(file, "sha256").hexdigest()
-    return sums
-
-
-def save_json(path, content):
-    """Write a dictionary for people and programs to read."""
-    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-
-
 def load_json(path):
     """Read a dictionary."""
-    with refusing_broken(path, "file of settings"):
+    with naming_file(path, "file of settings"):
         content = json.loads(regular(path).read_text(encoding="utf-8-sig"))
         if not isinstance(content, dict):
             raise ValueError("it holds no names with values")
     return content
 
 
-@contextlib.contextmanager
-def refusing_broken(path, what, remedy=""):
-    """Whatever goes wrong in the block is told as a `Problem` of a file: it may hold anything."""
-    try:
-        yield
-    except Problem:
-        raise
-    except Exception as error:
-        raise Problem(f"{path} is no {what} ({one_line(error)}){remedy}.") from None
+def load_table(path, numbers):
+    """The rows of a CSV file, dictionaries of text by column; none if there is no file.
+
+    A user may add columns, which are kept. A `UserError` if it is no table, or if `numbers`, some
+    of its columns, do not hold a number, or several with blanks between.
+    """
+    if not path.exists():
+        return []
+    csv.field_size_limit(10**7)  # a training of very many epochs has long curves
+    with naming_file(path, "table of this script", ": move it away"):
+        lines = regular(path).read_text(encoding="utf-8-sig")  # Excel puts a mark at the beginning
+        rows = list(csv.DictReader(io.StringIO(lines, newline=""), strict=True))
+        for row in rows:
+            values = [float(word) for name in numbers for word in row[name].split() or [""]]
+            if None in row or None in row.values() or not np.isfinite(values).all():
+                raise ValueError("cells too many or too few, or no numbers")
+    return rows
+
+
+def save_table(path, rows):
+    """Write rows, dictionaries by column, as a CSV file."""
+    columns = list(dict.fromkeys(name for row in rows for name in row))
+    with path.open("w", encoding="utf-8", errors="backslashreplace", newline="") as file:
+        table = csv.DictWriter(file, columns, restval="", lineterminator="\n")
+        table.writeheader()
+        table.writerows(rows)
+
+
+def words_of(value):
+    """A setting's value as one would type it: a list of words, or the only one."""
+    if isinstance(value, PerSpecies):
+        return [value.a, value.b]
+    if isinstance(value, Prior) and value.low == value.high:
+        return value.low
+    if isinstance(value, Prior):
+        return [value.low, value.high, *(["log"] if value.scale == "log" else [])]
+    return value
 
 
 def as_saved(settings):
-    """Settings as a file holds them: numbers, flags and lists as one would type them."""
-    return {name: value_as_saved(value) for name, value in asdict(settings).items()}
+    """Settings as a file holds them."""
+    return {each.name: words_of(getattr(settings, each.name)) for each in fields(settings)}
 
 
-def saved_settings(kind, saved, path, only=()):
-    """Settings of a kind, all or `only` some, from what was saved, checked as if they were typed."""
+def saved_settings(kind, saved, path):
+    """Settings of a kind from what was saved, checked as if they were typed.
+
+    One that is missing is younger than the file, and was as its default is.
+    """
     values = {}
-    for setting in [each for each in fields(kind) if not only or each.name in only]:
+    for setting in [each for each in fields(kind) if each.name in saved]:
+        words = saved[setting.name]
         try:
-            words = saved[setting.name]
-            values[setting.name] = checked(setting, words if isinstance(words, list) else [words])
-        except KeyError:
-            raise Problem(f"{path}: {setting.name} is missing.") from None
-        except (ValueError, TypeError) as error:
-            raise Problem(f"{path}: {setting.name} {error}.") from None
+            words = words if isinstance(words, list) else [words]
+            values[setting.name] = convert(setting, words)
+        except argparse.ArgumentTypeError as error:
+            raise UserError(f"{path}: {setting.name} {error}") from None
     return kind(**values)
 
 
-class Simulated(NamedTuple):
+@dataclass(frozen=True)
+class DatasetSpecification:
     """How a dataset is simulated, and with which versions of which packages."""
 
     settings: SimulationSettings
     n_reps: int
     versions: dict
 
-    @property
-    def options(self):
-        """As if all had been typed."""
-        return vars(self.settings) | {"n_reps": self.n_reps}
+    def as_saved(self):
+        """As a file holds it."""
+        return as_saved(self.settings) | {"n_reps": self.n_reps, "versions": self.versions}
 
     @property
     def fingerprint(self):
         """Twelve digits that tell it from others."""
         return fingerprint(self.as_saved())
 
-    def as_saved(self):
-        """As a file holds it."""
-        return as_saved(self.settings) | {"n_reps": self.n_reps, "versions": self.versions}
+    @property
+    def test_set(self):
+        """The same of its settings alone: more replicates are the same test set, longer."""
+        return fingerprint(as_saved(self.settings))
 
 
-def saved_simulation(saved, path):
-    """How a dataset was simulated, from what was saved."""
-    work = saved_settings(WorkSettings, saved, path, only=("n_reps",))
-    settings = saved_settings(SimulationSettings, saved, path)
-    with refusing_broken(path, "file of settings"):
-        return Simulated(settings, work.n_reps, dict(saved.get("versions") or {}))
+def saved_specification(saved, path):
+    """A `DatasetSpecification` from what was saved."""
+    with naming_file(path, "file of settings"):
+        run = saved_settings(RunSettings, {"n_reps": saved["n_reps"]}, path)
+        known = {str(name)[:20]: str(number)[:20] for name, number in saved["versions"].items()}
+        settings = saved_settings(SimulationSettings, saved, path)
+    return DatasetSpecification(settings, run.n_reps, known)
 
 
-def save_dataset(simulated, stream, folder, name, work):
-    """Simulate a dataset and write its four files, or go on with those that an earlier try left.
+@dataclass(frozen=True)
+class Dataset:
+    """Joint SFS with their labels."""
 
-    The spectra go to the disk as they come, so memory does not grow with the dataset.
-    """
-    settings, n_rows = simulated.settings, 2 * simulated.n_reps
-    shape = (n_rows, 2 * settings.sample_size.a + 1, 2 * settings.sample_size.b + 1, 1)
-    sfs_path, responses_path, parameters_path, settings_path = dataset_paths(folder, name)
-    needed = 4 * math.prod(shape) - (sfs_path.stat().st_size if sfs_path.is_file() else 0)
-    if needed > shutil.disk_usage(folder).free:
-        raise Problem(f"{folder.parent}: the disk has no room for {needed / 1e6:,.0f} MB of spectra.")
-    with (
-        simulating_processes(work, math.ceil(n_rows / ROWS_PER_TASK)) as processes,
-        growing_array(sfs_path, shape) as (n_there, append),
-        progress(n_rows, n_there) as bar,
-    ):
-        for spectra in simulate_dataset(settings, stream, n_rows, processes, n_there):
-            append(spectra)
-            bar.update(len(spectra))
-    parameters = (draw_row(settings, stream, row)[0] for row in range(n_rows))
-    save_array(parameters_path, np.fromiter(parameters, PARAMETERS, n_rows))
-    save_array(responses_path, np.arange(n_rows, dtype=np.int32) % 2)
-    sums = {"sha256": checksums(sfs_path, responses_path)}
-    save_json(settings_path, simulated.as_saved() | sums)
+    sfs: np.ndarray  # of numbers, shape (N, n_A + 1, n_B + 1, 1), memory-mapped where that can be
+    labels: np.ndarray  # int32, shape (N,)
+    parameters: np.ndarray  # of PARAMETERS, shape (N,); NaN where they are not known
+    checksums: dict  # of the files of spectra and labels, by name
+    specification: DatasetSpecification | None  # None without a settings file
 
-
-@contextlib.contextmanager
-def growing_array(path, shape):
-    """An int32 array on the disk that grows by blocks of rows: how many it has, and how to append some.
-
-    Its header states from the beginning what shape it will have. Beside it, a file holds a checksum for
-    each block; what an earlier try left is kept up to the first block that is not as it was written.
-    """
-    buffer, description = io.BytesIO(), {"descr": "<i4", "fortran_order": False, "shape": shape}
-    np.lib.format.write_array_header_1_0(buffer, description)
-    header, row_bytes = buffer.getvalue(), 4 * math.prod(shape[1:])
-    with path.open("a+b") as array, path.with_suffix(".sums").open("a+b") as sums:
-
-        def append(rows):
-            data = rows.astype("<i4").tobytes()
-            array.write(data)
-            array.flush()
-            sums.write(f"{len(rows)} {fingerprint(data)}\n".encode())
-            sums.flush()
-
-        n_rows, vouched = 0, b""
-        array.seek(0)
-        sums.seek(0)
-        for line in sums if array.read(len(header)) == header else ():
-            n, _, digest = line.decode(errors="replace").partition(" ")
-            if not n.isdecimal() or not 0 < int(n) <= ROWS_PER_TASK:
-                break
-            if digest != fingerprint(array.read(int(n) * row_bytes)) + "\n":
-                break
-            n_rows, vouched = n_rows + int(n), vouched + line
-        sums.truncate(len(vouched))
-        if n_rows:
-            print(f"Going on after the {n_rows:,} spectra that an interrupted run left.")
-            array.truncate(len(header) + n_rows * row_bytes)
-        else:
-            array.truncate(0)
-            array.write(header)
-        yield n_rows, append
-
-
-def save_array(path, array):
-    """Like `numpy.save`, which does not name a full disk as the cause."""
-    buffer = io.BytesIO()
-    np.save(buffer, array)
-    path.write_bytes(buffer.getbuffer())
-
-
-def load_array(path):
-    """Memory-map an array of numbers; a pickle is refused, not run."""
-    regular(path, ": run runml --simulate first")
-    with refusing_broken(path, "array of numbers", ": run runml --simulate anew"):
-        array = np.lib.format.open_memmap(path, mode="r")
-        if array.dtype.kind not in "iuf" or array.dtype.itemsize > 8:
-            raise ValueError(f"its type is {array.dtype}")
-    return array
-
-
-def open_dataset(folder, name):
-    """The spectra, responses and parameters of a dataset, memory-mapped."""
-    return [np.lib.format.open_memmap(path, mode="r") for path in dataset_paths(folder, name)[:3]]
+    def first(self):
+        """Its first rows, as many as fit into memory for tables and pictures."""
+        rows = slice(max(2, 5 * CELLS_AT_ONCE // self.sfs[0].size))
+        sfs = np.array(self.sfs[rows])
+        return replace(self, sfs=sfs, labels=self.labels[rows], parameters=self.parameters[rows])
 
 
 CELLS_AT_ONCE = 2_000_000  # of spectra in memory, where no more are needed
@@ -1857,271 +1607,252 @@ def pieces(sfs):
             sfs.base.madvise(mmap.MADV_DONTNEED)  # a memory map need not stay in memory
 
 
-CELLS_FOR_STATISTICS = 10_000_000  # of spectra; more would fill the memory
+def is_whole(path):
+    """Whether an archive of arrays is there and as it was written, by its CRCs."""
+    with contextlib.suppress(OSError, zipfile.BadZipFile), zipfile.ZipFile(path) as archive:
+        return archive.testzip() is None
+    return False
 
 
-def first_spectra(folder, name):
-    """A copy of a dataset's first spectra, as many as statistics look at."""
-    sfs = load_array(dataset_paths(folder, name)[0])
-    return np.array(sfs[: 2 * max(1, CELLS_FOR_STATISTICS // (2 * sfs[0].size))])
+def save_dataset(blocks, specification, folder, name):
+    """Put the blocks of a dataset together to its files, and remove them."""
+    paths = [folder / f"{name}_{part}" for part in DATASET]
+    for path in paths[:3]:
+        array = path.stem.removeprefix(f"{name}_")
+        with path.open("wb") as file:
+            for number, block in enumerate(blocks):
+                with np.load(block) as arrays:
+                    rows = arrays[array]
+                if number == 0:
+                    header = np.lib.format.header_data_from_array_1_0(rows)
+                    header["shape"] = (2 * specification.n_reps, *rows.shape[1:])
+                    np.lib.format.write_array_header_1_0(file, header)
+                file.write(rows.tobytes())
+    saved = specification.as_saved() | {"sha256": checksums(paths[:2])}
+    paths[3].write_text(json.dumps(saved, indent=2) + "\n")
+    for block in blocks:
+        block.unlink()
 
 
-class Dataset(NamedTuple):
-    """Spectra to learn from."""
+def checksums(paths):
+    """The SHA-256 of each file, by its name."""
+    sums = {}
+    for path in paths:
+        with path.open("rb") as file:
+            sums[path.name] = hashlib.file_digest(file, "sha256").hexdigest()
+    return sums
 
-    sfs: np.ndarray  # (N, a, b, 1), memory-mapped
-    responses: np.ndarray  # (N,) of int, memory-mapped
-    checksums: dict  # of both files, by name
-    simulated: Simulated | None  # None without a settings file, or with one of other arrays
-    remark: str = ""  # what there is to say about it
+
+def load_array(path):
+    """An array, memory-mapped where that can be; a pickle is refused, not run."""
+    regular(path, ": run runml --simulate first")
+    with naming_file(path, "array of numbers"):
+        try:
+            return np.load(path, mmap_mode="r", allow_pickle=False)
+        except OSError:  # some shared folders know no memory maps
+            return np.load(path, allow_pickle=False)
 
 
-def load_dataset(folder):
-    """The `Dataset` in a folder, checked; a `Problem` if there is nothing to learn from."""
-    sfs_path, responses_path, _, settings_path = dataset_paths(folder, "simulated")
-    sfs, responses = load_array(sfs_path), load_array(responses_path)
-    if sfs.ndim != 4 or sfs.shape[3] != 1 or not all(n > 2 and n % 2 for n in sfs.shape[1:3]):
-        raise Problem(f"{sfs_path}: shape {sfs.shape} is not (N, 2 * n_A + 1, 2 * n_B + 1, 1).")
-    if responses.shape != sfs.shape[:1]:
-        raise Problem(f"{responses_path}: shape {responses.shape} does not fit {len(sfs)} spectra.")
-    if not all(((counts >= 0) & (counts < MOST_SNPS)).all() for counts in pieces(sfs)):
-        raise Problem(f"{sfs_path}: some counts are negative, no numbers, or more than any genome's.")
-    if not np.isin(responses, (0, 1)).all():
-        raise Problem(
-            f"{responses_path}: responses are 0, divergence, and 1, gene flow; these are others."
-        )
-    if min((responses == 0).sum(), (responses == 1).sum()) < 5:
-        raise Problem(f"{responses_path}: learning takes at least 5 spectra of each model.")
-    simulated, remark = None, ""
-    sums = checksums(sfs_path, responses_path)
+def load_dataset(folder, name="simulated"):
+    """The `Dataset` in a folder, checked; a `UserError` if nothing can be learned from it."""
+    sfs_path, labels_path, parameters_path, settings_path = (
+        folder / f"{name}_{x}" for x in DATASET
+    )
+    sfs, labels, specification = load_array(sfs_path), load_array(labels_path), None
+    wanted = "(N, 2 * n_A + 1, 2 * n_B + 1, 1)"
+    if sfs.dtype.kind not in "iuf" or sfs.shape[3:] != (1,) or not of_diploids(sfs.shape[1:3]):
+        raise UserError(f"{sfs_path}: {sfs.dtype} of shape {sfs.shape}, not counts {wanted}")
+    if not all(((counts >= 0) & (counts < MAX_SNPS)).all() for counts in pieces(sfs)):
+        raise UserError(f"{sfs_path}: some counts are negative, no numbers, or above a genome's")
+    if labels.shape != sfs.shape[:1] or not np.isin(labels, (0, 1)).all():
+        raise UserError(f"{labels_path}: not a label for each of {len(sfs)} spectra, 0 or 1")
+    parameters = np.full(len(sfs), np.nan, PARAMETERS)
+    if parameters_path.exists():
+        saved = load_array(parameters_path)
+        parameters = np.array(saved) if saved.dtype == PARAMETERS else parameters
+    sums = checksums([sfs_path, labels_path])
     if settings_path.exists():
         saved = load_json(settings_path)
-        if saved.get("sha256") == sums:
-            simulated = saved_simulation(saved, settings_path)
+        if saved.get("sha256") == sums and len(parameters) == len(sfs):
+            specification = saved_specification(saved, settings_path)
         else:
-            remark = f"{settings_path} belongs to other arrays. How these were simulated is not known."
-    return Dataset(sfs, responses, sums, simulated, remark)
+            print_wrapped(f"{settings_path} is of other arrays: how these were made is not known.")
+    return Dataset(sfs, labels.astype(np.int32), parameters, sums, specification)
 
 
-class Table:
-    """A CSV file that grows by a row with each command. A user may add columns, which are kept.
-
-    Where there is no file, there are no `rows`, dictionaries of text by column. One that cannot be
-    read as what the script wrote, as where `numbers`, some columns, do not hold a number, or several
-    with blanks between, is given another name, with a line that says so, and a new one begins.
-    """
-
-    def __init__(self, path, numbers=()):
-        self.path, self.rows = path, []
-        csv.field_size_limit(10**7)  # a training of very many epochs has long curves
-        if not os.path.lexists(path):
-            return
-        try:
-            text = regular(path).read_text(encoding="utf-8-sig")  # Excel puts a mark at the beginning
-            rows = list(csv.DictReader(io.StringIO(text, newline=""), strict=True))
-            for row in rows:
-                values = [float(word) for name in numbers for word in row[name].split() or [""]]
-                if None in row or None in row.values() or not np.isfinite(values).all():
-                    raise ValueError("cells too many or too few, or no numbers")
-            self.rows = rows
-        except (Problem, ValueError, KeyError, AttributeError, csv.Error):
-            names = (path.with_name(f"{path.stem}.old{n or ''}{path.suffix}") for n in itertools.count())
-            aside = next(name for name in names if not os.path.lexists(name))
-            path.rename(aside)
-            print(f"{path} cannot be read as a table of this script: it is now {aside.name}.")
-
-    def append(self, row):
-        """Add a row, whose values become text."""
-        self.rows.append({name: str(value) for name, value in row.items()})
-
-    def save(self, folder):
-        """Write the table, under its name, into a folder."""
-        columns = list(dict.fromkeys(name for row in self.rows for name in row))
-        text = io.StringIO()
-        table = csv.DictWriter(text, columns, restval="", lineterminator="\n")
-        table.writeheader()
-        table.writerows(self.rows)
-        (folder / self.path.name).write_bytes(text.getvalue().encode(errors="backslashreplace"))
+# A model is one file, replaced in one step: Keras's archive, with members of our own that Keras
+# passes over. This script reads none but these. Keras's weights are HDF5, and a stranger's HDF5
+# can do harm; plain arrays whose type and shape must be the expected ones, before anything is
+# read, cannot.
+OWN_MEMBERS = "runml/"
+MAX_MODEL = 10**8  # bytes
 
 
-# A model is one file, replaced in one step: Keras's archive with our notes as one more member,
-# which Keras passes over.
-NOTES = "runml.json"
-BROKEN_MODEL = ("model of this script", ": run runml --train anew")
-LARGEST = {NOTES: 10**8, "config.json": 10**7, "model.weights.h5": 2 * 10**9}  # bytes: no zip bombs
+@dataclass(frozen=True)
+class Network:
+    """A trained network, and what its file remembers."""
 
-
-class Notes(NamedTuple):
-    """What a model remembers."""
-
-    training: TrainingSettings  # how it was trained
-    data: dict  # on which arrays, by their checksums
-    simulated: Simulated | None  # how those were simulated, if that is known
-    learned: dict  # what else was learned from its training part, in plain numbers
-    versions: dict  # of the packages that learned
-
-
-class Network(NamedTuple):
-    """A trained network with its notes."""
-
-    model: object
-    notes: Notes
+    model: object  # keras.Model
+    settings: TrainingSettings  # how it was trained
+    specification: DatasetSpecification | None  # how its spectra were simulated, if that is known
+    checksums: dict  # of the arrays that it was trained on
+    table: ReferenceTable
 
     @property
     def fingerprint(self):
         """Twelve digits that tell its weights from others."""
         return fingerprint(b"".join(weights.tobytes() for weights in self.model.get_weights()))
 
+    @property
+    def simulations(self):
+        """Twelve digits that tell the arrays that it was trained on from others."""
+        return fingerprint(sorted(self.checksums.items()))
 
-def save_model(path, model, notes):
-    """Save a model, without its optimizer, and its `Notes`."""
-    start_keras().Model(model.input, model.output).save(path)
-    written = {
-        "training": as_saved(notes.training),
-        "data": notes.data,
-        "simulations": notes.simulated and notes.simulated.as_saved(),
-        "learned": notes.learned,
-        "versions": notes.versions,
+
+def save_network(path, network):
+    """Save a network: for `keras.models.load_model`, and for `load_network`."""
+    model = network.model
+    start_keras().Model(model.input, model.output).save(path)  # without an optimizer
+    notes = {
+        "sample_size": words_of(individuals(model.input_shape[1:3])),
+        "training": as_saved(network.settings),
+        "simulations": network.specification and network.specification.as_saved(),
+        "checksums": network.checksums,
+        "versions": versions("keras", "tensorflow", "scikit-learn"),
     }
-    with zipfile.ZipFile(path, "a") as archive:
-        archive.writestr(NOTES, json.dumps(written))
+    arrays = {"notes": np.frombuffer(json.dumps(notes).encode(), np.uint8)}
+    arrays |= {f"weights_{number}": array for number, array in enumerate(model.get_weights())}
+    arrays |= {each.name: getattr(network.table, each.name) for each in fields(ReferenceTable)}
+    with zipfile.ZipFile(path, "a", zipfile.ZIP_STORED) as archive:
+        for name, array in arrays.items():
+            with archive.open(f"{OWN_MEMBERS}{name}.npy", "w") as member:
+                np.lib.format.write_array(member, array, allow_pickle=False)
 
 
-def read_archive(path):
-    """What a model file holds, read once: its notes, Keras's description of it, and its weights."""
-    with refusing_broken(path, *BROKEN_MODEL):
-        data = regular(path, ": run runml --train first").read_bytes()
-        with zipfile.ZipFile(io.BytesIO(data)) as archive:
-            for name, most in LARGEST.items():
-                if archive.getinfo(name).file_size > most:
-                    raise ValueError(f"{name} is too large")
-            notes, config, weights = (archive.read(name) for name in LARGEST)
-        saved, config = json.loads(notes), json.loads(config)
-        simulations = saved["simulations"]
-        notes = Notes(
-            saved_settings(TrainingSettings, saved["training"], path),
-            dict(saved["data"]),
-            simulations and saved_simulation(simulations, path),
-            dict(saved["learned"]),
-            dict(saved["versions"]),
-        )
-    return notes, config, weights
+def read_array(archive, name, dtype, *shape):
+    """A member's array, if it is of this type and shape, where None stands for any length.
+
+    It must be stored as it is, so that nothing unpacks to more than the file holds.
+    """
+    member = archive.getinfo(f"{OWN_MEMBERS}{name}.npy")
+    if member.compress_type != zipfile.ZIP_STORED:
+        raise ValueError(f"{name} is compressed")
+    with archive.open(member) as file:
+        if np.lib.format.read_magic(file) != (1, 0):
+            raise ValueError(f"{name} is of another version")
+        own, is_fortran, own_dtype = np.lib.format.read_array_header_1_0(file)
+        shape = tuple(n or own[0] for n in shape) if len(own) == len(shape) else shape
+        if (own, is_fortran, own_dtype) != (shape, False, dtype) or math.prod(own) > MAX_MODEL:
+            raise ValueError(f"{name} is {own_dtype} of shape {own}")
+        data = file.read(math.prod(own) * own_dtype.itemsize)
+    return np.frombuffer(data, own_dtype).reshape(own)
 
 
 def load_network(path):
-    """A saved network. Only its weights are taken from the file; no code in it can run.
+    """A saved network: built from its notes, its weights and table read as plain arrays."""
+    regular(path, ": run runml --train first")
+    with naming_file(path, "model of this script", ": run runml --train"):
+        if path.stat().st_size > MAX_MODEL:
+            raise ValueError("it is larger than any")
+        with zipfile.ZipFile(path) as archive:
+            notes = json.loads(read_array(archive, "notes", np.dtype("u1"), None).tobytes())
+            settings = saved_settings(TrainingSettings, notes["training"], path)
+            saved = notes["simulations"]
+            specification = saved_specification(saved, path) if saved else None
+            saved = {"sample_size": notes["sample_size"]}
+            size = saved_settings(SimulationSettings, saved, path).sample_size
+            model = build_network(sfs_shape(size), settings)
+            weights = [
+                read_array(archive, f"weights_{number}", own.dtype, *own.shape)
+                for number, own in enumerate(model.get_weights())
+            ]
+            columns = {
+                "inputs": (np.dtype("f4"), *learning_part(model).input_shape[1:]),
+                "summaries": (summary_dtype(settings.folded),),
+                "parameters": (PARAMETERS,),
+                "labels": (np.dtype("i4"),),
+                "is_validation": (np.dtype(bool),),
+                "probabilities": (np.dtype("f8"), 2),
+            }
+            table = {}
+            for name, (dtype, *shape) in columns.items():
+                table[name] = read_array(archive, name, dtype, None, *shape)
+        table = ReferenceTable(**table)
+        lengths = {len(getattr(table, name)) for name in columns}
+        both = [np.bincount(part.labels, minlength=2).min() > 0 for part in table.parts()]
+        if len(lengths) > 1 or not all(both):
+            raise ValueError("its reference table is none")
+        numbers = [
+            *weights,
+            table.inputs,
+            table.probabilities,
+            *map(list, table.summaries.tolist()),
+        ]
+        if not all(np.isfinite(array).all() for array in numbers):
+            raise ValueError("some of it is no number")
+        model.set_weights(weights)
+        sums = {str(name): str(digest) for name, digest in notes["checksums"].items()}
+    return Network(model, settings, specification, sums, table)
 
-    The layers are built from its notes, so Keras never looks at the file's own description of them.
-    One that describes other kinds of layers than ours is refused.
+
+# ======================================== 14. Workers ========================================
+
+MAX_WORKERS = 61 if os.name == "nt" else 4096  # Windows waits for no more
+SECONDS_BETWEEN_LOOKS, LOOKS_IN_VAIN = 5, 3  # at whether a cluster has workers, before giving up
+
+
+def in_parallel(function, tasks, run):
+    """What a function returns for each task, a tuple of its arguments, in their order.
+
+    Only some tasks are handed out at a time, so memory does not grow with their number.
     """
-    notes, config, weights = read_archive(path)
-    with refusing_broken(path, *BROKEN_MODEL):
-        shape = next(
-            layer["config"]["batch_shape"][1:3]
-            for layer in config["config"]["layers"]
-            if layer["class_name"] == "InputLayer"
-        )
-        if any(type(n) is not int or not 3 <= n <= 501 or n % 2 == 0 for n in shape):
-            raise ValueError(f"it takes spectra of shape {shape}")
-        model = build_network(tuple(shape), notes.training)
-        if foreign := kinds_of_layers(config) - kinds_of_layers(json.loads(model.to_json())):
-            raise ValueError(f"it holds {min(foreign)}")
-        with tempfile.TemporaryDirectory() as folder:
-            weights_path = Path(folder) / "model.weights.h5"
-            weights_path.write_bytes(weights)
-            model.load_weights(weights_path)
-        if not all(np.isfinite(array).all() for array in model.get_weights()):
-            raise ValueError("some weights are no numbers")
-        # What was learned is tried on an empty spectrum, here rather than after a test's simulations.
-        empty = np.zeros((1, *shape, 1))
-        with np.errstate(divide="raise", invalid="raise"):
-            compare_with_simulations(empty, notes)
-            accuracy_without_network(notes, empty, np.zeros(1))
-        origin = np.array(notes.learned["mean_input"], float)
-        if origin.shape != preprocess(empty, notes.training.folded).shape[1:]:
-            raise ValueError(f"its mean input is of shape {origin.shape}")
-    return Network(model, notes)
+    from joblib import cpu_count  # of which this process may use so many
 
-
-def kinds_of_layers(config):
-    """Every class that a description of a model names, with the module it comes from."""
-    if isinstance(config, list):
-        return {kind for part in config for kind in kinds_of_layers(part)}
-    if not isinstance(config, dict):
-        return set()
-    own = {f"{config.get('module')}.{config['class_name']}"} if "class_name" in config else set()
-    return own | kinds_of_layers(list(config.values()))
-
-
-def trained_on_other_data(path, data):
-    """Whether there is a model already, and of other data."""
-    with contextlib.suppress(Problem):
-        return read_archive(path)[0].data != data.checksums
-    return False
-
-
-# ======================================== 14. Processes ========================================
-
-MOST_WORKERS = 61 if os.name == "nt" else 4096  # Windows waits for no more
-SECONDS_BETWEEN_LOOKS, LOOKS_IN_VAIN = 4, 3  # at whether workers are left, before giving up
-
-
-class Processes(NamedTuple):
-    """Where tasks are done."""
-
-    submit: Callable  # that of an executor
-    tasks_ahead: int  # how many to hand out before the oldest is waited for
-    look: Callable[[], None] = lambda: None  # raises an error if nobody is left to do them
-
-    def result(self, task):
-        """Wait for what a task returns."""
-        while not wait([task], SECONDS_BETWEEN_LOOKS).done:
-            self.look()
-        return task.result()
+    n_workers = min(run.workers or cpu_count(), MAX_WORKERS, max(1, len(tasks)))
+    places = dask_workers(run.dask_scheduler) if run.dask_scheduler else local_workers(n_workers)
+    with places as (submit, n_ahead, result):
+        waiting = deque()
+        for task in tasks:
+            waiting.append(submit(function, *task))
+            if len(waiting) > n_ahead:
+                yield result(waiting.popleft())
+        while waiting:
+            yield result(waiting.popleft())
 
 
 @contextlib.contextmanager
-def simulating_processes(work, n_tasks):
-    """The `Processes` that are asked for, no more than there are tasks."""
-    if work.dask_scheduler:
-        with silenced("distributed"), dask_cluster(work.dask_scheduler) as processes:
-            yield processes
-    else:
-        n_workers = min(work.workers or usable_cores(), n_tasks, MOST_WORKERS)
-        with worker_pool(n_workers) as executor:
-            yield Processes(executor.submit, 4 * n_workers)
+def local_workers(n_workers):
+    """Processes on this machine: how to submit a task, how many ahead, how to get its result.
 
-
-def usable_cores():
-    """How many processor cores this process may use, where the system tells."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-@contextlib.contextmanager
-def worker_pool(n_workers):
-    """An executor on this machine. Nothing is forked from here, where TensorFlow may run threads.
-
-    Each worker imports msprime for itself: forked with it already there, it was 8% slower.
+    They are spawned, as nothing should be forked from where TensorFlow may run threads.
     """
-    forkserver = "forkserver" in multiprocessing.get_all_start_methods()
-    context = multiprocessing.get_context("forkserver" if forkserver else "spawn")
-    with ProcessPoolExecutor(n_workers, mp_context=context, initializer=follow_parent) as executor:
+    spawn = multiprocessing.get_context("spawn")
+    handler = signal.getsignal(signal.SIGINT)
+    in_main = threading.current_thread() is threading.main_thread()
+    if in_main:  # what processes inherit while they are started: Ctrl-C is the parent's business
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+    executor = ProcessPoolExecutor(n_workers, mp_context=spawn, initializer=follow_parent)
+    started = [executor.submit(os.getpid) for _ in range(n_workers)]
+    if in_main:
+        signal.signal(signal.SIGINT, handler)
+    with executor:
         try:
-            start_workers(executor, n_workers, forkserver)
-            yield executor
+            for task in started:
+                task.result()
+            yield executor.submit, 4 * n_workers, lambda task: task.result()
         except BrokenProcessPool:
-            raise Problem(
-                "a simulating process was killed, perhaps as the memory was full: try fewer --workers."
-            ) from None
+            advice = "perhaps as the memory was full: try fewer --workers"
+            raise UserError(f"a simulating process was killed, {advice}") from None
         except BaseException:
-            for worker in multiprocessing.active_children():
+            for (
+                worker
+            ) in executor._processes.values():  # what terminate_workers does in Python 3.14
                 worker.terminate()
             raise
 
 
 def follow_parent():
-    """In a worker: leave Ctrl-C to the parent, and go when it is gone, however it went."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    """In a worker: go when the parent is gone, however it went."""
 
     def follow():
         multiprocessing.parent_process().join()
@@ -2130,142 +1861,140 @@ def follow_parent():
     threading.Thread(target=follow, daemon=True).start()
 
 
-def start_workers(executor, n_workers, forkserver):
-    """Start the processes of a pool, so that what keeps them from starting is told as such."""
-    if getattr(sys.modules["__main__"], "__file__", "") == "<stdin>":
-        raise Problem("processes that simulate cannot read a script from standard input: save it.")
-    try:
-        with held_stderr(show=False):
-            if forkserver:
-                from multiprocessing.forkserver import ensure_running
-
-                # A mask is inherited from the first moment on. It is not enough here, where a thread of
-                # NumPy's may take the signal, between a folder that is made and its name.
-                with signals_wait():
-                    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-                    try:
-                        ensure_running()
-                    finally:
-                        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
-            for ready in [executor.submit(os.getpid) for _ in range(n_workers)]:
-                ready.result()
-    except (OSError, RuntimeError, EOFError) as error:
-        raise Problem(
-            f"no processes could be started to simulate in ({one_line(error)}): the number of processes "
-            "or open files may be limited (ulimit -a), or TMPDIR be a long path."
-        ) from None
-
-
 @contextlib.contextmanager
-def dask_cluster(address):
-    """`Processes` on the workers of a Dask scheduler.
+def dask_workers(address):
+    """Those of a Dask scheduler: how to submit a task, how many ahead, how to get its result.
 
     Dask does a lost worker's tasks again elsewhere. But where no worker is left it waits for ever,
-    in case one comes: hence the looks. A worker may join at any time, with whatever packages it has:
-    hence each task checks them first.
+    in case one comes: hence the looks.
     """
-    import asyncio
-
     where = f"--dask_scheduler {address}"
     try:
         import cloudpickle
         import distributed
     except ImportError:
-        raise Problem(
-            "--dask_scheduler takes one more package: pip install 'distributed>=2026.8'"
-        ) from None
-    except Exception as error:  # a broken configuration can make it raise anything
-        raise Problem(f"{where}: distributed cannot be imported ({one_line(error)}).") from None
+        raise UserError("Dask is missing: pip install 'distributed>=2026.8'") from None
     cloudpickle.register_pickle_by_value(sys.modules[__name__])  # the workers do not have this file
-    needed, looks_in_vain = versions(), 0
+    logging.getLogger("distributed").setLevel(logging.CRITICAL)  # our own line follows
 
-    def with_versions(function, *args):  # being local it travels by value, and all it is given
-        if (found := versions()) != needed:
-            raise ImportError(f"it has {listed(found)}")
-        return function(*args)
+    def result(task):
+        looks = 0
+        while not wait([task], SECONDS_BETWEEN_LOOKS).done:
+            looks = 0 if client.scheduler_info()["workers"] else looks + 1
+            if looks == LOOKS_IN_VAIN:
+                raise CancelledError
+        return task.result()
 
-    def look():
-        nonlocal looks_in_vain
-        looks_in_vain += 1
-        with contextlib.suppress(Exception):
-            if client.sync(client.scheduler.ncores, callback_timeout=SECONDS_BETWEEN_LOOKS):
-                looks_in_vain = 0
-        if looks_in_vain >= LOOKS_IN_VAIN:
-            raise CancelledError
-
-    keys = distributed.Security().get_connection_args("client")
     try:
-        # First without a client: it would wait for ever where something else listens in silence, and
-        # for long to close a connection that it never had.
-        knock = distributed.comm.connect(address, timeout=5, **keys)
-        asyncio.run(asyncio.wait_for(knock, timeout=5)).abort()
         client = distributed.Client(address, timeout=5, set_as_default=False)
     except Exception as error:  # anything may answer at an address
-        raise Problem(f"{where}: no Dask scheduler answers there ({one_line(error)}).") from None
+        raise UserError(f"{where}: no Dask scheduler answers there ({one_line(error)})") from None
     with client:
-        executor = client.get_executor(pure=False)
         try:
             client.wait_for_workers(1, timeout=5)
-            pythons = client.run(platform.python_version, on_error="ignore")  # some may be dying
-        except OSError as error:
-            raise Problem(f"{where}: no workers answer there ({one_line(error)}).") from None
-        here = platform.python_version()
-        for worker, python in pythons.items():  # between these, functions do not travel
-            if python.split(".")[:2] != here.split(".")[:2]:
-                raise Problem(f"{where}: worker {worker} has Python {python}, and here is {here}.")
-        submit = functools.partial(executor.submit, with_versions)
-        try:
-            yield Processes(submit, 4 * sum(client.nthreads().values()), look)
-        except ImportError as error:
-            raise Problem(f"{where}: a worker needs {listed(needed)} ({one_line(error)}).") from None
+            for worker, own in client.run(simulation_versions).items():
+                if own != simulation_versions():
+                    needed = ", ".join(map(" ".join, simulation_versions().items()))
+                    raise UserError(f"{where}: worker {worker} needs {needed}; it has {own}")
+            yield (
+                client.get_executor(pure=False).submit,
+                4 * sum(client.nthreads().values()),
+                result,
+            )
+        except TimeoutError:
+            raise UserError(f"{where}: it has no workers") from None
         except distributed.KilledWorker:
-            raise Problem(f"{where}: workers died, perhaps as their memory was full.") from None
+            raise UserError(f"{where}: workers died, perhaps as their memory was full") from None
         except CancelledError:
-            raise Problem(f"{where}: the scheduler, or the last of its workers, is gone.") from None
+            raise UserError(
+                f"{where}: the scheduler, or the last of its workers, is gone"
+            ) from None
 
 
-def versions():
-    """The versions of the packages that each count depends on."""
-    return {package: version(package) for package in ("msprime", "tskit", "numpy")}
+def simulation_versions():
+    """The versions on which the bytes of a dataset depend, and those that tasks travel between."""
+    python = platform.python_version().rpartition(".")[0]
+    return versions("msprime", "tskit", "numpy") | {"Python": python}
 
 
-def learning_versions():
-    """The versions of the packages that have a part in what is learned, once they are there."""
-    return {name: sys.modules[name].__version__ for name in ("keras", "tensorflow", "sklearn")}
+def versions(*packages):
+    """The versions of packages, by name."""
+    return {package: version(package) for package in packages}
 
 
-def listed(packages):
-    """Packages with their versions, in a line."""
-    return ", ".join(f"{package} {number}" for package, number in packages.items())
+# ===================================== 15. The command line =====================================
 
-
-@contextlib.contextmanager
-def silenced(package):
-    """Keep a package from logging and warning, for as long as the block: our own line follows."""
-    disabled = logging.root.manager.disable
-    logging.disable()
-    try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", module=package)
-            yield
-    finally:
-        logging.disable(disabled)
-
-
-# ==================================== 15. Options and the plan ====================================
-
-COMMANDS = {"simulate": simulate, "train": train, "test": test, "predict": predict}  # in this order
-KINDS = (SimulationSettings, TrainingSettings, WorkSettings)
-OPTIONS = {setting.name: setting for kind in KINDS for setting in fields(kind)}
-SIMULATION = {setting.name for setting in fields(SimulationSettings)}
-USES = {  # the options that each mode has a use for
+VERSION = "3.0"
+COMMANDS = ("simulate", "train", "test", "predict")  # in the order in which they run
+SIMULATION, TRAINING = (
+    {setting.name for setting in fields(kind)} for kind in (SimulationSettings, TrainingSettings)
+)
+USES = {  # the settings that each command has a use for
     "simulate": SIMULATION | {"n_reps", "workers", "dask_scheduler"},
-    "train": {setting.name for setting in fields(TrainingSettings)},
+    "train": TRAINING,
     "test": SIMULATION | {"n_test_reps", "workers", "dask_scheduler"},
     "predict": set(),
 }
-# A negative number is a value out of its interval, not the name of an option.
-NEGATIVE_NUMBER = re.compile(r"-(\.?\d|inf|nan)", re.IGNORECASE)
+SETTINGS = {
+    setting.name: setting
+    for kind in (SimulationSettings, TrainingSettings, RunSettings)
+    for setting in fields(kind)
+}
+MIN_REPS = 5  # of each model, to learn from
+
+
+def convert(setting, words):
+    """The value of a setting, a `dataclasses.Field`, from a list of its words, typed or saved.
+
+    An `argparse.ArgumentTypeError` if they are not what it takes.
+    """
+    kind, limits, typed = setting.type, setting.metadata["limits"], " ".join(map(str, words))
+    scale = "log" if kind is Prior and words[2:] == ["log"] else "uniform"
+    words = words[:2] if scale == "log" else words
+    if not 1 <= len(words) <= (2 if kind in (Prior, PerSpecies) else 1):
+        takes = {Prior: "X, or LOW HIGH, or LOW HIGH log", PerSpecies: "one number, or two"}
+        raise argparse.ArgumentTypeError(f"{typed}: takes {takes.get(kind, 'one value')}")
+    if kind is PerSpecies:
+        return PerSpecies(*(convert_number(int, word, **limits) for word in (words[0], words[-1])))
+    if kind is Prior:
+        low, high = (convert_number(float, word, **limits) for word in (words[0], words[-1]))
+        if low > high:
+            raise argparse.ArgumentTypeError(f"{typed}: the low end comes first")
+        if scale == "log" and not low:
+            raise argparse.ArgumentTypeError(f"{typed}: a log-uniform prior begins above 0")
+        return Prior(low, high, scale if low < high else "uniform")
+    if kind in (int, float):
+        return convert_number(kind, words[0], **limits)
+    if not isinstance(words[0], kind) or words[0] == "":
+        raise argparse.ArgumentTypeError(f"{typed or 'nothing'}: takes {kind.__name__}")
+    return words[0]
+
+
+def convert_number(kind, word, low, high, exclude):
+    """A whole number (`int`) or any (`float`), within limits, from a word."""
+    try:
+        value = math.nan if isinstance(word, bool) else float(word)
+    except (TypeError, ValueError, OverflowError):
+        value = math.nan
+    if math.isnan(value):
+        raise argparse.ArgumentTypeError(f"{word}: not a number")
+    if not low <= value <= high or value == exclude:
+        without = "" if exclude is None else f", without {exclude:g}"
+        raise argparse.ArgumentTypeError(f"{word}: must lie in [{low:.10g}, {high:.10g}]{without}")
+    if kind is int and not value.is_integer():
+        raise argparse.ArgumentTypeError(f"{word}: must be a whole number")
+    return kind(value)
+
+
+class ConvertWords(argparse.Action):
+    """Convert all words of an option together, to the value of the setting of its name."""
+
+    def __call__(self, parser, namespace, words, option_string=None):
+        """Keep the value, or raise what is wrong with it."""
+        try:
+            setattr(namespace, self.dest, convert(SETTINGS[self.dest], words))
+        except argparse.ArgumentTypeError as error:
+            raise argparse.ArgumentError(self, str(error)) from None
 
 
 class CommandLine(argparse.ArgumentParser):
@@ -2273,67 +2002,82 @@ class CommandLine(argparse.ArgumentParser):
 
     def error(self, message):
         """Raise what is wrong with what was typed."""
-        raise UsageError(" ".join(message.split()))
+        raise UsageError(" ".join(message.removeprefix("argument ").split()))
 
 
 def command_line():
-    """The parser: a group of options for each mode, every default taken from the settings."""
+    """The parser: a group of options for each command, every default taken from the settings."""
     parser = CommandLine(
         prog="runml",
-        description="Do two sister species have a history of gene flow? Simulate, train, then test.",
-        epilog="Priors are uniform between LOW and HIGH, or log-uniform with the word log behind. What "
-        "is typed beats what was saved with the data or the model, which beats the default.",
+        description="Do two sister species have a history of gene flow? Simulate, train, test.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
         argument_default=argparse.SUPPRESS,
     )
-    parser._negative_number_matcher = NEGATIVE_NUMBER
-    modes = parser.add_argument_group("what to do; together they run in this order")
-    modes.add_argument("--simulate", action="store_true", help="simulate joint SFS under both models")
-    modes.add_argument("--train", action="store_true", help="train the network on what was simulated")
-    modes.add_argument("--test", action="store_true", help="test it, once, on a fresh set")
-    modes.add_argument(
-        "--predict", nargs="+", action="extend", metavar="FILE", help="apply it to observed joint SFS"
-    )
-    everywhere = parser.add_argument_group("every mode")
-    everywhere.add_argument("--data_dir", metavar="FOLDER", help="where files are (default: data)")
+    # A negative number is a value out of its limits, not the name of an option.
+    parser._negative_number_matcher = re.compile(r"-(\.?\d|inf|nan)", re.IGNORECASE)
+    commands = parser.add_argument_group("what to do; together they run in this order")
+    commands.add_argument("--simulate", action="store_true", help="simulate joint SFS, both models")
+    commands.add_argument("--train", action="store_true", help="train the network on them")
+    commands.add_argument("--test", action="store_true", help="test it, once, on a fresh set")
+    files = {"nargs": "+", "action": "extend", "metavar": "FILE"}
+    commands.add_argument("--predict", help="ask it about observed joint SFS", **files)
     groups = {
+        "": parser.add_argument_group("every command"),
         "simulate": parser.add_argument_group("what is simulated (--simulate)"),
         "train": parser.add_argument_group("the network and how it learns (--train)"),
         "test": parser.add_argument_group("how much is tested (--test)"),
+        "predict": parser.add_argument_group("what is asked (--predict)"),
     }
-    groups["simulate"].add_argument(
-        "--settings", metavar="FILE", help="take what is not typed here from a saved settings file"
-    )
-    forms = {
-        bool: {"action": "store_const", "const": [True]},
-        int: {"nargs": 1, "metavar": "N"},
-        float: {"nargs": 1, "metavar": "X"},
-        str: {"nargs": 1, "metavar": "ADDRESS"},
-        Prior: {"nargs": "+", "metavar": ("LOW HIGH", "log")},
-        PerSpecies: {"nargs": "+", "metavar": ("A", "B")},
-    }
+    text = "take what is not typed from a saved settings file"
+    groups["simulate"].add_argument("--settings", metavar="FILE", help=text)
+    text = "spectra that were resampled from the observed one"
+    groups["predict"].add_argument("--bootstrap", help=text, **files)
+    groups[""].add_argument("--data_dir", metavar="FOLDER", help="where files are (default: data)")
+    groups[""].add_argument("--version", action="version", version=f"runml {VERSION}")
     unset = {"workers": "all usable cores", "dask_scheduler": "none"}
-    for name, setting in OPTIONS.items():
-        owner = next(mode for mode in COMMANDS if name in USES[mode])
-        group = everywhere if name in ("seed", *unset) else groups[owner]
-        default = unset.get(name) or shown(setting.default)
+    metavars = {
+        int: "N",
+        float: "X",
+        str: "ADDRESS",
+        Prior: ("LOW", "HIGH log"),
+        PerSpecies: ("A", "B"),
+    }
+    for name, setting in SETTINGS.items():
+        used_by = next(command for command in COMMANDS if name in USES[command])
+        group = groups["" if name in ("seed", *unset) else used_by]
+        default = unset.get(name) or format_setting(setting.default)
         text = f"{setting.metadata['meaning']} (default: {default})"
-        group.add_argument(f"--{name}", help=text, **forms[setting.type])
+        if setting.type is bool:
+            group.add_argument(f"--{name}", action="store_true", help=text)
+        else:
+            nargs = "+" if setting.type in (Prior, PerSpecies) else 1
+            form = {"nargs": nargs, "metavar": metavars[setting.type], "action": ConvertWords}
+            group.add_argument(f"--{name}", help=text, **form)
     return parser
 
 
-class Typed(NamedTuple):
-    """What was typed, each word by itself checked."""
+EPILOG = """\
+A prior is one number, which fixes the value, two (uniform), or two and the word log. What
+is typed beats what was saved with the data or the model, which beats the default.
 
-    modes: list  # of str
-    folder: Path
-    options: dict  # the values by name
-    settings_file: Path | None
-    observed: list  # of pathlib.Path
+examples:
+  runml --simulate
+  runml --train --layers 2 --dropout 0.2 --epochs 10 --learning_rate 1e-05
+  runml --test
+"""
 
 
-def parse(argv):
-    """What a command line says, without a look at the disk; a `UsageError` if it makes no sense."""
+def parse_options(argv):
+    """What a command line says, without a look at the disk; a `UsageError` if it makes no sense.
+
+    Returns
+    -------
+    argparse.Namespace
+        `commands`, in order; `folder`; `typed`, the values of the settings that were typed, by
+        name; `settings_file`, or None; and the lists of paths `observed` and `bootstrap`.
+    """
     parser = command_line()
     arguments, unknown = parser.parse_known_args(argv)
     arguments = vars(arguments)
@@ -2341,328 +2085,258 @@ def parse(argv):
         names = difflib.get_close_matches(unknown[0], parser._option_string_actions, 1)
         hint = f" (did you mean {names[0]}?)" if names else ""
         raise UsageError(f"unrecognized arguments: {' '.join(unknown)}{hint}")
-    modes = [mode for mode in COMMANDS if mode in arguments]
-    if not modes:
-        raise UsageError("say what to do: --simulate, --train, --test or --predict (see runml --help)")
-    for name in ("data_dir", "settings"):
-        if arguments.get(name) == "":
-            raise UsageError(f"--{name} must not be empty")
-    options = {}
-    for name in OPTIONS.keys() & arguments.keys():
-        try:
-            options[name] = checked(OPTIONS[name], arguments[name])
-        except ValueError as error:
-            raise UsageError(f"--{name} {error}") from None
-    if {"workers", "dask_scheduler"} <= options.keys():
+    options = argparse.Namespace(
+        commands=[command for command in COMMANDS if command in arguments],
+        folder=Path(arguments.get("data_dir") or "data"),
+        typed={name: arguments[name] for name in SETTINGS if name in arguments},
+        settings_file=arguments.get("settings"),
+        observed=[Path(word) for word in dict.fromkeys(arguments.get("predict", []))],
+        bootstrap=[Path(word) for word in dict.fromkeys(arguments.get("bootstrap", []))],
+    )
+    if not options.commands:
+        raise UsageError("say what to do: --simulate, --train, --test or --predict (see --help)")
+    if arguments.get("data_dir") == "":
+        raise UsageError("--data_dir must not be empty")
+    if {"workers", "dask_scheduler"} <= options.typed.keys():
         raise UsageError("--workers has no use with --dask_scheduler")
-    if "settings" in arguments and "simulate" not in modes:
-        raise UsageError(f"--settings has no use in {' '.join(f'--{mode}' for mode in modes)}")
-    return Typed(
-        modes,
-        Path(arguments.get("data_dir", "data")),
-        options,
-        Path(arguments["settings"]) if "settings" in arguments else None,
-        [Path(word) for word in dict.fromkeys(arguments.get("predict", []))],
-    )
+    if options.settings_file is not None and "simulate" not in options.commands:
+        raise UsageError("--settings has no use without --simulate")
+    if options.bootstrap and len(options.observed) != 1:
+        raise UsageError("--bootstrap has its use beside one --predict FILE")
+    return options
 
 
-def checked(setting, words):
-    """The value of a setting, a `dataclasses.Field`, from a list of its words, typed or saved.
+def choose(kind, *sources):
+    """Settings of a kind, each from the first source that has it, or else as its default is."""
+    values = ChainMap(*sources)
+    return kind(**{each.name: values[each.name] for each in fields(kind) if each.name in values})
 
-    A `ValueError` if they are not what it takes; the text goes behind the setting's name.
+
+def prepare(options):
+    """What was typed as commands that are ready to run, in their order.
+
+    Whatever can be known before the first of them starts is found, completed and checked here.
     """
-    kind, interval = setting.type, setting.metadata["interval"]
-    scale = ["log"] if kind is Prior and words[2:] == ["log"] else []
-    words = words[:2] if scale else words
-    if kind is PerSpecies and len(words) == 1:
-        words = words * 2  # one number serves both species
-    if len(words) != (2 if issubclass(kind, tuple) else 1):
-        takes = {Prior: "LOW HIGH, or LOW HIGH log", PerSpecies: "one number, or two"}
-        raise ValueError(f"{' '.join(map(str, words))}: it takes {takes.get(kind, 'one value')}")
-    if kind is bool:
-        if not isinstance(words[0], bool):
-            raise ValueError(f"{words[0]}: must be true or false")
-        return words[0]
-    if kind is str:
-        if not words[0]:
-            raise ValueError("must not be empty")
-        return words[0]
-    for word in words:
-        if not is_number(word):
-            raise ValueError(f"{word}: not a number")
-        if not lies_within(float(word), interval):
-            raise ValueError(f"{word}: must lie in {interval}")
-        if kind in (int, PerSpecies) and not float(word).is_integer():
-            raise ValueError(f"{word}: must be a whole number")
-    numbers = [float(word) for word in words]
-    if kind is Prior and numbers[0] > numbers[1]:
-        raise ValueError(f"{words[0]} {words[1]}: the low end comes first")
-    if scale and not numbers[0]:
-        raise ValueError(f"{words[0]} {words[1]} log: a log-uniform prior begins above 0")
-    return kind(*(map(int, numbers) if kind is PerSpecies else numbers), *scale)
+    jobs, folder, run = [], options.folder, choose(RunSettings, options.typed)
+    specification = shape = training = dataset = network = None
+    if "simulate" in options.commands:
+        specification = prepare_simulate(options, run)
+        shape = sfs_shape(specification.settings.sample_size)
+        jobs.append(functools.partial(simulate, folder, specification, run))
+    elif "train" in options.commands:
+        dataset = load_dataset(folder)
+        specification, shape = dataset.specification, dataset.sfs.shape[1:3]
+    elif {"test", "predict"} & set(options.commands):
+        network = load_network(folder / MODEL)
+        specification, training = network.specification, network.settings
+        shape = network.model.input_shape[1:3]
+    if "train" in options.commands:
+        training, runs = prepare_train(options, specification, dataset)
+        jobs.append(functools.partial(train, folder, training, runs, dataset))
+    check_useless(options, specification, shape, training)
+    if "test" in options.commands:
+        tested, tests = prepare_test(options, run, specification, shape)
+        jobs.append(functools.partial(test, folder, tested, tests, run, network))
+    if "predict" in options.commands:
+        inputs = prepare_predict(options, shape, training)
+        jobs.append(functools.partial(predict, folder, *inputs, network))
+    return jobs
 
 
-def is_number(word):
-    """Whether a word, or a saved value, can be read as a number."""
-    try:
-        float(word)
-    except (TypeError, ValueError, OverflowError):
-        return False
-    return not isinstance(word, bool)
+def prepare_simulate(options, run):
+    """The `DatasetSpecification` of a training set: typed, or else from a settings file."""
+    saved = {}
+    if options.settings_file:
+        path = Path(options.settings_file)
+        file = saved_specification(load_json(path), path)
+        saved = vars(file.settings) | {"n_reps": file.n_reps}
+    settings = choose(SimulationSettings, options.typed, saved)
+    check_simulation(settings)
+    n_reps = ChainMap(options.typed, saved, vars(run))["n_reps"]
+    if "train" in options.commands and n_reps < MIN_REPS:
+        raise UsageError(f"--n_reps {n_reps}: learning takes at least {MIN_REPS} of each model")
+    return DatasetSpecification(settings, n_reps, versions("msprime", "tskit", "numpy"))
 
 
-def lies_within(number, interval):
-    """Whether a number lies in an interval such as "(0, 1]", whose round end is left out."""
-    low, high = map(float, interval[1:-1].split(","))
-    left_out = (interval[0] == "(" and number == low) or (interval[-1] == ")" and number == high)
-    return low <= number <= high and not left_out
+def prepare_train(options, specification, dataset):
+    """The `TrainingSettings`, and the runs so far."""
+    if dataset and min(np.bincount(dataset.labels, minlength=2)) < MIN_REPS:
+        raise UserError(f"{options.folder}: learning takes at least {MIN_REPS} of each model")
+    seed = {"seed": specification.settings.seed} if specification else {}
+    runs = load_table(options.folder / "experiments.csv", RUN_NUMBERS)
+    return choose(TrainingSettings, options.typed, seed), runs
 
 
-def value_as_saved(value):
-    """A setting's value as a list of words, or as the only one."""
-    if isinstance(value, Prior):
-        return [value.low, value.high, *(["log"] if value.scale == "log" else [])]
-    return list(value) if isinstance(value, tuple) else value
+def prepare_test(options, run, specification, shape):
+    """The `DatasetSpecification` of a test set, and the tests so far."""
+    known = vars(specification.settings) if specification else {"sample_size": individuals(shape)}
+    settings = choose(SimulationSettings, options.typed, known)
+    check_simulation(settings)
+    used = versions("msprime", "tskit", "numpy")
+    tested = DatasetSpecification(settings, run.n_test_reps, used)
+    log = options.folder / f"{test_name(tested, specification)}_log.csv"
+    return tested, load_table(log, ("n_test", "accuracy"))
 
 
-def shown(value):
-    """A setting's value as one would type it."""
-    if isinstance(value, bool):
-        return "on" if value else "off"
-    value = value_as_saved(value)
-    words = value if isinstance(value, list) else [value]
-    return " ".join(word if isinstance(word, str) else f"{word:.10g}" for word in words)
+def test_name(tested, trained):
+    """What a test's files begin with: one under other settings must not replace the honest one."""
+    own = trained and replace(tested.settings, seed=trained.settings.seed)
+    return "test" if trained is None or own == trained.settings else "test_elsewhere"
 
 
-@dataclass(frozen=True)
-class Plan:
-    """What the commands do, with every setting resolved and checked."""
-
-    modes: list  # of str
-    folder: Path
-    simulation: SimulationSettings  # of the training set
-    testing: SimulationSettings  # of the test set
-    training: TrainingSettings
-    work: WorkSettings
-    data: Dataset | None  # what `--train` finds in the folder; None if `--simulate` comes first
-    network: Network | None  # what `--test`, `--predict` find there; None if `--train` comes first
-    observed: dict  # of pathlib.Path to Observed
-    remarks: list  # of str: what there is to say before anything is done
-
-
-class Found(NamedTuple):
-    """What the first command starts from, and what is settled with it."""
-
-    data: Dataset | None = None
-    network: Network | None = None
-
-    @property
-    def origin(self):
-        """How it came about, as text; empty if there is nothing yet."""
-        if self.data:
-            return "the data were simulated"
-        return "the model was trained" if self.network else ""
-
-    @property
-    def simulated(self):
-        """How the spectra were simulated, if there are some, and if that is known."""
-        return self.data.simulated if self.data else self.network and self.network.notes.simulated
-
-    @property
-    def sample_size(self):
-        """That of the spectra, which cannot change any more; None if there are none yet."""
-        if self.data or self.network:
-            shape = self.data.sfs.shape if self.data else self.network.model.input_shape
-            return individuals(shape[1:3])
-        return None
-
-    @property
-    def settled(self):
-        """Every option that has been decided, by name."""
-        own = {"sample_size": self.sample_size} if self.origin else {}
-        simulated = self.simulated.options if self.simulated else {}
-        return own | simulated | (vars(self.network.notes.training) if self.network else {})
-
-
-def find(modes, folder):
-    """What the first of some commands starts from: a `Found`, or a `Problem` if it is not there."""
-    if "train" in modes:
-        return Found() if "simulate" in modes else Found(data=load_dataset(folder))
-    if {"test", "predict"} & set(modes):
-        return Found(network=load_network(folder / MODEL))
-    return Found()
-
-
-def make_plan(typed):
-    """Complete what was typed by what was saved, and refuse what does not fit: a `Plan`, or a `Problem`.
-
-    Whatever can be known before the first command starts is checked here, and only here.
-    """
-    options = typed.options
-    if typed.settings_file:
-        saved = saved_simulation(load_json(typed.settings_file), typed.settings_file)
-        options = saved.options | options
-    observed = {path: read_observed(path) for path in typed.observed}
-    found = find(typed.modes, typed.folder)
-    refuse_useless(options, typed.modes, found)
-
-    simulation = typed_over(SimulationSettings(), options)
-    sample_size = found.sample_size or simulation.sample_size
-    known = found.simulated.settings if found.simulated else SimulationSettings(sample_size=sample_size)
-    training = typed_over(TrainingSettings(seed=known.seed), options)
-    plan = Plan(
-        modes=typed.modes,
-        folder=typed.folder,
-        simulation=simulation,
-        testing=typed_over(known, options),
-        training=found.network.notes.training if found.network else training,
-        work=typed_over(WorkSettings(), options),
-        data=found.data,
-        network=found.network,
-        observed=observed,
-        remarks=remarks_on(found, typed.modes, typed_over(known, options)),
+def prepare_predict(options, shape, training):
+    """The observed and the resampled spectra, and the predictions so far."""
+    observed, bootstrap = (
+        {path: read_observed(path) for path in paths}
+        for paths in (options.observed, options.bootstrap)
     )
-    if "simulate" in plan.modes:
-        refuse_senseless(plan.simulation)
-    if "train" in plan.modes:
-        refuse_too_few(plan)
-        refuse_old_clock()
-    if "test" in plan.modes:
-        refuse_senseless(plan.testing)
-    for path, spectrum in observed.items():
-        refuse_unfit(path, spectrum, sample_size, plan.training.folded)
-    return plan
+    for path, spectrum in (observed | bootstrap).items():
+        check_fits(path, spectrum, shape, training.folded)
+    rows = load_table(options.folder / "predictions.csv", ("divergence", "gene_flow"))
+    return observed, bootstrap, rows
 
 
-def remarks_on(found, modes, testing):
-    """What there is to say before anything is done, of what was found and of how it will be tested."""
-    remarks = [found.data.remark] if found.data and found.data.remark else []
-    if "test" not in modes or not found.origin:
-        return remarks
-    if not found.simulated:
-        unknown = (
-            "The settings behind the model are not known: testing under those typed and the defaults."
-        )
-        return [*remarks, unknown]
-    known = vars(found.simulated.settings)
-    return remarks + [
-        f"Testing under --{name} {shown(value)}; the model was trained under {shown(known[name])}."
-        for name, value in vars(testing).items()
-        if name != "seed" and value != known[name]
-    ]
+def check_useless(options, specification, shape, training):
+    """Refuse options that no command has a use for, unless they agree with what is settled."""
+    settled = {}
+    if specification:
+        settled |= vars(specification.settings) | {"n_reps": specification.n_reps}
+    settled |= (vars(training) if training else {}) | {"sample_size": individuals(shape)}
+    useful = set().union(*(USES[command] for command in options.commands))
+    if "simulate" not in options.commands:
+        useful -= {"sample_size"}  # which cannot change any more
+    for name in sorted(options.typed.keys() - useful):
+        if name not in settled:
+            commands = " ".join(f"--{command}" for command in options.commands)
+            raise UsageError(f"--{name} has no use in {commands}")
+        if options.typed[name] != settled[name]:
+            typed, saved = format_setting(options.typed[name]), format_setting(settled[name])
+            made = (
+                "the data were simulated"
+                if "train" in options.commands
+                else "the model was trained"
+            )
+            raise UsageError(f"--{name} {typed}: {made} with {saved}")
 
 
-def typed_over(settings, options):
-    """Settings, with what was typed in their place."""
-    own = {setting.name for setting in fields(settings)} & options.keys()
-    return replace(settings, **{name: options[name] for name in own})
-
-
-def refuse_useless(options, modes, found):
-    """Refuse options that no mode has a use for, unless they agree with what is settled."""
-    useless = options.keys() - set().union(*(USES[mode] for mode in modes))
-    if found.origin:
-        useless |= {"sample_size"} & options.keys()  # which cannot change any more
-    for name in sorted(useless):
-        if name not in found.settled:
-            raise UsageError(f"--{name} has no use in {' '.join(f'--{mode}' for mode in modes)}")
-        if (settled := found.settled[name]) != options[name]:
-            raise UsageError(f"--{name} {shown(options[name])}: {found.origin} with {shown(settled)}")
-
-
-def refuse_too_few(plan):
-    """Refuse to learn from hardly anything."""
-    if not plan.data:
-        if plan.work.n_reps < 5:
-            few = f"--n_reps {plan.work.n_reps}"
-            raise UsageError(f"{few}: learning takes at least 5 replicates of each model")
-    else:
-        rows, _ = split_rows(len(plan.data.sfs), plan.training.seed)
-        responses = plan.data.responses[rows]
-        if min((responses == response).sum() for response in range(2)) < 2:
-            raise Problem(f"{plan.folder}: one model is so rare that too few are left to train on.")
-
-
-def refuse_senseless(settings):
+def check_simulation(settings):
     """Refuse settings that are each possible, but not together."""
     if not settings.migration_prior.high:
-        raise UsageError("--migration_prior 0 0: without migrants the two models are one")
+        raise UsageError("--migration_prior 0: without migrants the two models are one")
     start, stop = settings.gene_flow_start, settings.gene_flow_stop
     if start.low == start.high == stop.low == stop.high:
         raise UsageError("--gene_flow_start, --gene_flow_stop: gene flow has no time to take place")
     snps, most = expected_snps(settings), expected_snps(settings, "high")
-    scale = "--mutation_rate, --sequence_length, --n_loci"
+    scale, per_site = "--mutation_rate, --sequence_length, --n_loci", snps / settings.n_sites
     if snps < 1:
         raise UsageError(f"{scale}: {snps:.0e} SNPs are nothing to look at")
     if snps > 1e8 or most > 3e8:  # ten standard errors below what NumPy can draw from
         raise UsageError(f"{scale}: together up to {most:.0e} SNPs are too many")
-    if snps > MOST_MUTATIONS_A_SITE * settings.n_sites:
+    if per_site > MAX_MUTATIONS_PER_SITE:
         raise UsageError(
-            f"--mutation_rate {settings.mutation_rate:g}: {snps / settings.n_sites:.1f} mutations a "
-            f"site under these priors; more than {MOST_MUTATIONS_A_SITE} hide each other"
+            f"--mutation_rate {format_setting(settings.mutation_rate)}: {per_site:.1f} mutations a "
+            f"site under these priors; more than {MAX_MUTATIONS_PER_SITE} hide each other"
         )
 
 
-def refuse_old_clock():
-    """Refuse to make a file that is older than its format."""
-    if (year := time.localtime().tm_year) < 1980:
-        raise Problem(f"the clock says {year}: set it, as a model file cannot be that old.")
-
-
-def expected_snps(settings, at="middle"):
+def expected_snps(settings, at="median"):
     """About how many SNPs a spectrum has: on two genealogies within species, and from there back.
 
-    `at` is the "middle", the "low" or the "high" end of the priors.
+    `at` is the "median" or the "high" end of the priors. Changes of size are left out.
     """
-    n_lineages = np.arange(1, 2 * max(settings.sample_size))
+    n_lineages = np.arange(1, 2 * max(settings.sample_size.a, settings.sample_size.b))
     within = 4 * getattr(settings.ne_prior, at) * ((1 / n_lineages).sum() - 0.5)
     length = 2 * (getattr(settings.tdiv_prior, at) + within)
-    return settings.mutation_rate * settings.n_sites * length
+    return getattr(settings.mutation_rate, at) * settings.n_sites * length
 
 
-def refuse_unfit(path, observed, sample_size, folded):
-    """Refuse an observed spectrum that is not of a model's sample size, or folded where it is not."""
-    own_size = individuals(observed.counts.shape)
-    if own_size != sample_size:
-        got, wanted = (f"{2 * size.a} + {2 * size.b}" for size in (own_size, sample_size))
-        raise Problem(
-            f"{path}: {got} chromosomes, the model takes {wanted}: project to that (moments: project), "
-            f"or simulate with --sample_size {shown(own_size)} and train."
-        )
+def check_fits(path, observed, shape, folded):
+    """Refuse an observed spectrum that is not of a model's sample size, or wrongly folded."""
+    own, model = observed.counts.shape, tuple(shape)
+    if own != model:
+        says = f"{path}: {own[0] - 1} + {own[1] - 1} chromosomes, the model takes {model[0] - 1} + "
+        says += f"{model[1] - 1}: "
+        if own[::-1] == model:
+            raise UserError(f"{says}the other way round? The first species of the file is A")
+        down = all(n >= of_model for n, of_model in zip(own, model, strict=True))
+        says += "project down to that (moments: project), or " if down else ""
+        says += f"simulate with --sample_size {format_setting(individuals(own))} and train"
+        raise UserError(says + (f". {ALLEL_ADVICE}" if path.suffix == ".npy" else ""))
     if observed.folded and not folded:
-        raise Problem(f"{path}: folded, but the model takes unfolded spectra: train with --folded.")
+        raise UserError(
+            f"{path}: folded, but the model takes unfolded spectra: train with --folded"
+        )
 
 
-# ======================================= 16. The screen =======================================
+# ======================================== 16. The screen ========================================
 
 
-class Problem(Exception):  # noqa: N818
+class UserError(Exception):
     """Something that the user can put right. Its text says what is wrong and what to do."""
 
     status = 1
 
 
-class UsageError(Problem):
+class UsageError(UserError):
     """What was typed makes no sense."""
 
     status = 2
 
 
-def say(text):
+def printable(text):
+    """A text without what a terminal could act on."""
+    return "".join(letter if letter.isprintable() else "?" for letter in str(text))
+
+
+def print_wrapped(text):
     """Print a text in lines that fit a screen; a blank line comes first if it begins with one."""
-    wrapped = textwrap.fill(text.strip(), 80, break_on_hyphens=False, break_long_words=False)
-    print("\n" * text.startswith("\n") + wrapped)
+    lines = textwrap.fill(
+        printable(text.strip()), 80, break_on_hyphens=False, break_long_words=False
+    )
+    print("\n" * text.startswith("\n") + lines)
+
+
+def print_error(text):
+    """Print a line on the standard error, if anybody reads it."""
+    with contextlib.suppress(OSError, ValueError):
+        print(printable(text), file=sys.stderr, flush=True)
 
 
 def one_line(error):
     """The first line of what an error says."""
-    return (str(error).strip() or type(error).__name__).partition("\n")[0].rstrip(".")
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:300].rstrip(".")
 
 
-def with_interval(accuracy, interval):
-    """An accuracy and its 95% interval, as text."""
-    low, high = interval
-    return f"{accuracy:.4f} (95% interval {low:.4f} to {high:.4f})"
+def format_setting(value):
+    """A setting's value as one would type it."""
+    if isinstance(value, bool):
+        return "on" if value else "off"
+    words = words_of(value) if isinstance(words_of(value), list) else [words_of(value)]
+    return " ".join(word if isinstance(word, str) else f"{word:.10g}" for word in words)
+
+
+def format_proportion(proportion, interval):
+    """A proportion and its 95% interval."""
+    return f"{proportion:.4f} (95% interval {interval[0]:.4f} to {interval[1]:.4f})"
+
+
+def format_range(values, form):
+    """The median, and between which values 90% of them lie."""
+    low, median, high = np.quantile(values, [0.05, 0.5, 0.95])
+    return f"{median:{form}} ({low:{form}} to {high:{form}})"
+
+
+def format_size(settings):
+    """What will be simulated, in numbers that catch a slip of the pen."""
+    units = {"Gb": 1e9, "Mb": 1e6, "kb": 1e3, "b": 1}
+    unit = next(unit for unit, size in units.items() if settings.n_sites >= size)
+    loci = "1 locus" if settings.n_loci == 1 else f"{settings.n_loci:,} loci"
+    total = f"{settings.n_sites / units[unit]:.3g} {unit}"
+    size, snps = settings.sample_size, float(f"{expected_snps(settings):.1e}")
+    return (
+        f"Each: {loci} of {settings.sequence_length:,} bp = {total}, {size.a} + {size.b} "
+        f"individuals, about {snps:,.0f} SNPs."
+    )
 
 
 def start_keras():
@@ -2686,79 +2360,63 @@ def start_keras():
     return keras
 
 
+HOLD = (
+    "import sys; held = sys.stdin.buffer.read(); held[-1:] == b'.' or sys.stderr.buffer.write(held)"
+)
+
+
 @contextlib.contextmanager
-def held_stderr(show=True):
-    """Hold back what goes to file descriptor 2, and show it, if at all, only if the block fails."""
-    with tempfile.TemporaryFile() as held:
+def held_stderr():
+    """Hold back what goes to file descriptor 2; show it if the block fails or the process dies.
+
+    Another process holds it: where a processor is too old for TensorFlow, that ends this one, and
+    says why there alone.
+    """
+    command = [sys.executable, "-I", "-S", "-c", HOLD]
+    with subprocess.Popen(command, stdin=subprocess.PIPE) as holder:
         stderr = os.dup(2)
-        os.dup2(held.fileno(), 2)
+        os.dup2(holder.stdin.fileno(), 2)
         try:
             yield
-        except Exception:
-            held.seek(0)
-            if show:
-                os.write(stderr, held.read())
-            raise
+            os.write(2, b".")  # all is well
         finally:
             os.dup2(stderr, 2)
             os.close(stderr)
 
 
-def size_in_words(settings):
-    """What will be simulated, in numbers that catch a slip of the pen."""
-    base_pairs = settings.n_loci * settings.sequence_length
-    units = {"Gb": 1e9, "Mb": 1e6, "kb": 1e3, "b": 1}
-    unit = next(unit for unit, size in units.items() if base_pairs >= size)
-    loci = "1 locus" if settings.n_loci == 1 else f"{settings.n_loci:,} loci"
-    snps = float(f"{expected_snps(settings):.0e}")
-    return (
-        f"Each: {loci} of {settings.sequence_length:,} bp = {base_pairs / units[unit]:.3g} {unit}, "
-        f"{settings.sample_size.a} + {settings.sample_size.b} individuals, about {snps:,.0f} SNPs."
-    )
+def progress(n_rows, n_done):
+    """What to call with the number of rows just done: it prints a line each tenth or minute."""
+    if n_done:
+        print(f"Going on after the {n_done:,} spectra that an interrupted run left.")
+    start = said = time.monotonic()
+    n_now = n_done
+
+    def report(n):
+        nonlocal n_now, said
+        n_now, now = n_now + n, time.monotonic()
+        if 10 * n_now // n_rows > 10 * (n_now - n) // n_rows or now > said + 60:
+            rate, said = (n_now - n_done) / (now - start), now
+            left = f"{(n_rows - n_now) / rate:.0f} s left"
+            print(f"{n_now:,} of {n_rows:,} SFS, {rate:.0f} a second, {left}")
+
+    return report
 
 
-def progress(total, done):
-    """A bar that moves on a terminal; in a pipe or a log, a line a tenth, or a minute if slower."""
-    from tqdm import tqdm
-
-    class Lines(tqdm):
-        tenth, time = 10 * done // total, time.monotonic()  # of the last line
-
-        def display(self, msg=None, pos=None):
-            tenth, now = 10 * self.n // total, time.monotonic()
-            if msg is None and (tenth > self.tenth or (self.n > done and now > self.time + 60)):
-                self.tenth, self.time = tenth, now
-                print(self)
-
-    if sys.stderr.isatty():
-        return tqdm(total=total, initial=done, unit=" SFS")
-    line = "{n_fmt} of {total_fmt} SFS, {rate_fmt}, {remaining} left"
-    always = {"miniters": 1, "mininterval": 0, "smoothing": 0, "file": io.StringIO()}
-    return Lines(total=total, initial=done, unit=" SFS", leave=False, bar_format=line, **always)
-
-
-def print_simulated(sfs, n_all):
-    """Median and range of what one would look at first, under each model."""
-    print("" if len(sfs) == n_all else f"\nOf the first {len(sfs):,} spectra:")
-    print(f"{'median (range)':<20}{MODELS[0]:>29}{MODELS[1]:>29}")
-    values = summaries(sfs)
-    for name, form in (("SNPs", ",.0f"), ("F_ST", ".3f"), ("polymorphic in both", ".3f")):
-        ranges = [median_and_range(values[name][response::2], form) for response in range(2)]
+def print_simulated(dataset):
+    """What one would look at first, under each model."""
+    print(f"\n{'median (5% to 95%)':<20}{MODELS[0]:>29}{MODELS[1]:>29}")
+    summaries = summarise(dataset.sfs)
+    for name in ("SNPs", "F_ST", "shared"):
+        form, values = SUMMARIES[name][1], summaries[name]
+        ranges = [format_range(values[dataset.labels == label], form) for label in range(2)]
         print(f"{name:<20}{ranges[0]:>29}{ranges[1]:>29}")
     print()
-
-
-def median_and_range(values, form):
-    """The median, the least and the greatest of some values, as text."""
-    low, median, high = np.quantile(values, [0, 0.5, 1])
-    return f"{median:{form}} ({low:{form}} to {high:{form}})"
 
 
 def print_network(model):
     """A line for each layer that has weights or a dropout rate."""
     bins = " x ".join(str(len(allele_bins(n - 1))) for n in model.input_shape[1:3])
-    print("The network, from raw counts to probabilities:")
-    print(f"  {'Bins':<8} {bins}")
+    print(f"The network, from raw counts to probabilities:\n  {'Bins':<8} {bins}")
     for layer in model.layers:
         name, size = type(layer).__name__, " x ".join(map(str, layer.output.shape[1:]))
         if weights := layer.count_params():
@@ -2769,67 +2427,54 @@ def print_network(model):
 
 
 def epoch_lines():
-    """A callback that prints a line an epoch and, while epochs take long on a terminal, a bar."""
-    from tqdm import tqdm
-
-    bar = None
+    """A callback that prints a line an epoch."""
 
     def begin(logs):
         print(f"{'':5}{'training':>20}{'validation':>22}")
         print(f"{'epoch':>5}{'loss':>10}{'accuracy':>10}{'loss':>12}{'accuracy':>10}")
 
-    def begin_epoch(epoch, logs):
-        nonlocal bar
-        silent = not sys.stderr.isatty()
-        bar = tqdm(desc=f"epoch {epoch + 1}", unit=" steps", delay=3, leave=False, disable=silent)
-
-    def step(batch, logs):
-        bar.update(batch + 1 - bar.n)
-
     def end_epoch(epoch, logs):
-        bar.close()
         print(
             f"{epoch + 1:>5}{logs['loss']:>10.4f}{logs['accuracy']:>10.4f}"
             f"{logs['val_loss']:>12.4f}{logs['val_accuracy']:>10.4f}"
         )
 
-    return start_keras().callbacks.LambdaCallback(
-        on_train_begin=begin,
-        on_epoch_begin=begin_epoch,
-        on_train_batch_end=step,
-        on_epoch_end=end_epoch,
-    )
+    return start_keras().callbacks.LambdaCallback(on_train_begin=begin, on_epoch_end=end_epoch)
 
 
-TOSSING_A_COIN = math.log(2)  # the loss of giving both models one half
+CHANCE_LOSS = math.log(2)  # of giving both models one half
 
 
-def what_the_curves_say(training, validation):
+def describe_curves(training, validation):
     """What the losses, epoch by epoch, say about the settings, in a line or two."""
     if len(validation) == 1:
         return "One epoch makes no curve."
     best, last = int(np.argmin(validation)), validation[-1]
     recent = validation[-1 - max(1, len(validation) // 5)]
-    leaps = any(
-        after > before + max(0.01, 0.1 * before) for before, after in itertools.pairwise(training)
-    )
-    if leaps or max(training) > 1.1 * TOSSING_A_COIN:
-        return (
-            "The loss leaps, in training too: these steps are too long. A smaller --learning_rate helps."
-        )
-    if validation[best] > 0.95 * TOSSING_A_COIN:
+    if leaps(training):
+        return "The loss leaps, in training too: a smaller --learning_rate would help."
+    if validation[best] > 0.95 * CHANCE_LOSS:
         return (
             "Validation loss has hardly left 0.69, tossing a coin: more --epochs, a larger "
             "--learning_rate or more simulations would help."
         )
-    if last > max(1.04 * validation[best], validation[best] + 0.003):  # more than chance makes of it
+    if last > max(
+        1.04 * validation[best], validation[best] + 0.003
+    ):  # more than chance makes of it
         return (
-            f"Validation loss was lowest after epoch {best + 1} and has risen since: fewer --epochs, "
-            "more --dropout or more simulations would help."
+            f"Validation loss was lowest after epoch {best + 1} and has risen since: fewer "
+            "--epochs, more --dropout or more simulations would help."
         )
     if last < min(0.99 * recent, recent - 0.002):
         return "Validation loss was still falling: more --epochs would help."
     return "Validation loss hardly changes any more."
+
+
+def leaps(training):
+    """Whether a training loss goes up and down as it does where steps are too long."""
+    return max(training) > 1.1 * CHANCE_LOSS or any(
+        after > before + max(0.01, 0.1 * before) for before, after in itertools.pairwise(training)
+    )
 
 
 # In experiments.csv: what a row must hold to be ranked and drawn.
@@ -2837,56 +2482,57 @@ RUN_NUMBERS = ("validation_accuracy", "validation_loss")
 RUN_NUMBERS += tuple(f"{name}_by_epoch" for name in RUN_NUMBERS)
 
 
-def row_of_run(settings, model, history, seconds, data):
+def row_of_run(network, history, seconds):
     """The row of `experiments.csv` that tells of one training."""
-    return as_saved(settings) | {
-        "weights": model.count_params(),
+    row = as_saved(network.settings) | {
+        "weights": network.model.count_params(),
         "validation_accuracy": f"{history['val_accuracy'][-1]:.4f}",
         "validation_loss": f"{history['val_loss'][-1]:.5f}",
         "seconds": f"{seconds:.1f}",
-        "data": data.checksums["simulated_sfs.npy"][:12],
+        "data": network.simulations,
+        "leaps": "yes" if leaps(history["loss"]) else "no",
         "validation_loss_by_epoch": " ".join(f"{loss:.4g}" for loss in history["val_loss"]),
-        "validation_accuracy_by_epoch": " ".join(f"{share:.4f}" for share in history["val_accuracy"]),
+        "validation_accuracy_by_epoch": " ".join(f"{x:.4f}" for x in history["val_accuracy"]),
     }
+    return {name: str(value) for name, value in row.items()}
 
 
-def settings_that_differ(runs):
-    """For each run, the settings in which runs differ and that are not the defaults, as typed."""
+def format_run(run):
+    """The settings of a row of `experiments.csv` that are not the defaults, as typed."""
     defaults = {name: str(value) for name, value in as_saved(TrainingSettings()).items()}
-    differ = [name for name in defaults if len({run.get(name) for run in runs}) > 1]
-    words = [
-        [f"--{name} {run.get(name) or '?'}" for name in differ if run.get(name) != defaults[name]]
-        for run in runs
-    ]
-    same = "by default" if differ else ""
-    return [" ".join(each).replace("--folded True", "--folded") or same for each in words]
+    words = [f"--{name} {run.get(name)}" for name in defaults if run.get(name) != defaults[name]]
+    return printable(" ".join(words)).replace("--folded True", "--folded") or "the defaults"
 
 
 def print_runs(runs, most=10):
     """Rank the runs by validation loss, equal ones once, and mark the last."""
-    distinct = {}
-    for words, run in zip(settings_that_differ(runs), runs, strict=True):
-        distinct[words, run["validation_loss"]] = run  # of equal ones, the last
+    distinct = {(format_run(run), run["validation_loss"]): run for run in runs}
     ranked = sorted(distinct.items(), key=lambda item: float(item[0][1]))
     print("\nRuns on these data so far, by validation loss; > is this run")
-    print("        loss  accuracy  seconds  settings in which they differ")
-    left_out = 0
+    print("         loss  accuracy  seconds  settings")
     for rank, ((words, loss), run) in enumerate(ranked, start=1):
-        mark = ">" if run is runs[-1] else " "
-        if rank > most and mark == " ":
-            left_out += 1
-            continue
-        accuracy, seconds = float(run["validation_accuracy"]), run.get("seconds") or "?"
-        first, *rest = textwrap.wrap(words, 46, break_on_hyphens=False) or [""]
-        print(f"{mark}{rank:>3}. {float(loss):.4f}    {accuracy:.4f}  {seconds:>7}  {first}".rstrip())
-        for line in rest:
-            print(f"{'':33}{line}")
-    if left_out:
-        print(f"({left_out} more in experiments.csv)")
-    print()
+        if rank <= most or run is runs[-1]:
+            mark, seconds = ">" if run is runs[-1] else " ", printable(run.get("seconds", "?"))
+            numbers = f"{float(loss):.5f}    {float(run['validation_accuracy']):.4f}  {seconds:>7}"
+            leaping = " (the loss leaps)" if run.get("leaps") == "yes" else ""
+            print(f"{mark}{rank:>3}. {numbers}  {words}{leaping}")
+    print(f"({len(ranked):,} in experiments.csv)\n" if len(ranked) > most else "")
 
 
 TEST_COLUMNS = ("model", "test_set", "seed", "n_test", "accuracy")  # of test_log.csv
+
+
+def print_test_settings(tested, trained):
+    """Under which settings a test is made, where these are not those of the training."""
+    if trained is None:
+        print_wrapped(
+            "How the model's spectra were simulated is not known: tested under these options."
+        )
+        return
+    for name in [each.name for each in fields(SimulationSettings) if each.name != "seed"]:
+        own, known = (format_setting(getattr(x.settings, name)) for x in (tested, trained))
+        if own != known:
+            print_wrapped(f"Testing under --{name} {own}; the model was trained under {known}.")
 
 
 def print_test(results):
@@ -2894,42 +2540,206 @@ def print_test(results):
     print(f"\n{'':18}{'predicted ' + MODELS[0]:>22}{'predicted ' + MODELS[1]:>22}")
     for model, (divergence, gene_flow) in zip(MODELS, results["confusion_matrix"], strict=True):
         print(f"true {model:<13}{divergence:>22,}{gene_flow:>22,}")
-    print(f"\nAccuracy {with_interval(results['accuracy'], results['accuracy_95ci'])}")
-    print(f"Log-loss {results['log_loss']:.4f}, ROC AUC {results['roc_auc']:.4f}")
+    n_test = results["n_test"]
+    print(f"\nAccuracy {format_proportion(results['accuracy'], results['accuracy_95ci'])}")
+    print(f"Loss {results['log_loss']:.4f}, ROC AUC {results['roc_auc']:.4f}")
+    told, wrongly = results["told"], results["told_wrongly"]
+    print(f"Verdicts (the other model below {MAX_ERROR:g}): {told:,}, {wrongly:,} of them wrong")
+    print(f"Undecided: {results['undecided']:,}")
     print("\nGene flow recognised, by migration rate:")
-    bins = results["recognised_by_migration_rate"]
-    shares = [rates["recognised"] / rates["n"] for rates in bins]
-    for rates, share in zip(bins, shares, strict=True):
-        print(f"  {rates['lowest']:.1e} to {rates['highest']:.1e}  {share:7.1%} of {rates['n']:,}")
-    if half := results["half_missed_below"]:
-        print(f"  half of it is missed below {half:.1e}")
-    elif min(shares) > 0.5:
-        print("  more than half of it at every rate")
+    for rates in results["recognised_by_migration_rate"]:
+        span, power = (
+            f"{rates['lowest']:.1e} to {rates['highest']:.1e}",
+            rates["recognised"] / rates["n"],
+        )
+        print(f"  {span}  {power:7.1%} of {rates['n']:,}")
     print("\nWithout a network, the accuracy on the same test set would be")
     for name, accuracy in results["baselines"].items():
-        interval = wilson(round(accuracy * results["n_test"]), results["n_test"])
-        print(f"  {with_interval(accuracy, interval)} with a {name}")
+        interval = wilson_interval(round(accuracy * n_test), n_test)
+        print(f"  {format_proportion(accuracy, interval)} with a {name}")
 
 
 def print_reuse(models):
     """What to think of a test set that several models have met."""
     if len(models) > 1:
-        say(
+        print_wrapped(
             f"\n{len(models)} different models have now met this test set. Choosing by this number "
             "makes it optimistic: validation is for choosing. A new --seed draws a new test set."
         )
     print()
 
 
-# ======================================= 17. Pictures =======================================
+def row_of_prediction(prediction, network):
+    """The row of `predictions.csv` of one spectrum."""
+    row = {
+        "file": prediction.path,
+        "divergence": prediction.probabilities[0],
+        "gene_flow": prediction.probabilities[1],
+        "verdict": prediction.verdict,
+        "within_training_range": "yes" if prediction.verdict in (*MODELS, "undecided") else "no",
+        "distance_divergence": f"{prediction.distances[0]:.3f}",
+        "distance_gene_flow": f"{prediction.distances[1]:.3f}",
+        "misfit": f"{prediction.misfit:.3f}",
+        "spectrum": fingerprint(prediction.observed.counts.tobytes()),
+        "model": network.fingerprint,
+        "training": fingerprint(as_saved(replace(network.settings, seed=0))),
+        "simulations": network.simulations,
+    }
+    for name, ranks in prediction.percentiles.items():
+        for model, rank in zip(MODELS, ranks, strict=True):
+            row[f"{name}, percentile under {model}"] = f"{rank:.1f}"
+    return {name: str(value) for name, value in row.items()}
+
+
+def print_prediction(prediction, network):
+    """What a spectrum looks like among the simulations of each model, and the verdict."""
+    names = prediction.observed.names
+    print(f"\n{printable(prediction.path)}" + (f" (A: {', B: '.join(names)})" if names else ""))
+    if prediction.observed.remark:
+        print(f"({prediction.observed.remark})")
+    print(
+        f"{'':<48}  percentile under\n{'summary':<36}{'observed':>12}{MODELS[0]:>14}{MODELS[1]:>12}"
+    )
+    for name, ranks in prediction.percentiles.items():
+        (unit, form, _), value = SUMMARIES[name], prediction.summaries[name][0]
+        if unit == ", per bp":
+            specification = network.specification
+            value /= specification.settings.n_sites if specification else 1
+            unit = unit if specification else ", in all"
+        ranks = [f"{rank:.0f}" if math.isfinite(rank) else "outside" for rank in ranks]
+        print(f"{name + unit:<36}{value:>12{form}}{ranks[0]:>14}{ranks[1]:>12}")
+    distances = [f"{distance:.2f}" for distance in prediction.distances]
+    print(f"{'distance (above 1: outlier)':<48}{distances[0]:>14}{distances[1]:>12}")
+    for name in prediction.outside:
+        print_wrapped(
+            f"Warning: {name} outside all simulations. It depends on {SUMMARIES[name][2]}."
+        )
+    print_nearest(prediction, network.table)
+    print_verdict(prediction, network.table)
+
+
+def print_nearest(prediction, table):
+    """From which parameters the nearest simulations come, beside the prior."""
+    nearest, every = prediction.nearest, table.of_model(prediction.favoured)
+    print(
+        f"The {len(nearest.labels)} nearest simulations of {MODELS[prediction.favoured]} (ABC)"
+        f"\n  {'parameter':<24}{'median (5% to 95%)':>31}  prior, 5% to 95%"
+    )
+    for name in PARAMETERS.names:
+        values, prior = nearest.parameters[name], every.parameters[name]
+        if np.isnan(prior).any() or np.ptp(prior) == 0:  # not known, or fixed
+            continue
+        form = ".2g" if np.median(prior) < 100 else ",.0f"
+        low, high = np.quantile(prior, [0.05, 0.95])
+        edge = max((values <= low).mean(), (values >= high).mean()) > EDGE_SHARE
+        wide = np.ptp(np.quantile(values, [0.05, 0.95])) > 0.9 * (high - low)
+        remark = ", piled up at its edge" if edge else ", nothing learnt" if wide else ""
+        ranges = f"{format_range(values, form):>31}  {low:{form}} to {high:{form}}"
+        print(f"  {name.replace('_', ' '):<24}{ranges}{remark}")
+
+
+EDGE_SHARE = 0.3  # of the nearest simulations within the outer 5% of a prior, where 5% are expected
+
+
+def print_verdict(prediction, table):
+    """The verdict, and how reliable it is."""
+    model, gene_flow = MODELS[prediction.favoured], prediction.probabilities[1]
+    print(f"Verdict: {VERDICTS[prediction.verdict]}")
+    if prediction.verdict == "neither":
+        print_wrapped(
+            f"An outlier among the simulations of {model}. A history that is in neither model? "
+            f"Priors that do not cover the truth? Are ancestral alleles known? Do {SCALE} fit?"
+        )
+    if not prediction.has_learned:
+        loss = validation_loss(table)[0]
+        print_wrapped(
+            f"The network has learned nothing, and tells no model: its validation loss is {loss:.2f}; "
+            f" tossing a coin has {CHANCE_LOSS:.2f}."
+        )
+    validation, odds = table.parts()[1], gene_flow / max(1 - gene_flow, 1e-9)
+    bayes_factor = f"{odds:.2g}" if 0.001 < odds < 1000 else "beyond 1,000, or below 1 in 1,000"
+    alike = validation.probabilities[:, prediction.favoured] >= prediction.probabilities.max()
+    n_right = (validation.labels[alike] == prediction.favoured).sum()
+    print_wrapped(
+        f"Estimated probability of gene flow: {format_probability(gene_flow)} (Bayes factor, to "
+        f"multiply with other prior odds: {bayes_factor}). Of the {alike.sum():,} validation "
+        f"spectra given as much or more for {model}, {n_right:,} had it."
+    )
+    if prediction.verdict == "gene flow":
+        print_wrapped(
+            "What the spectra of two species cannot exclude is a third, unsampled one that gave to "
+            "them; D or f4 statistics with a third species can."
+        )
+
+
+def format_probability(probability):
+    """An estimated probability as it can be printed."""
+    if 0.001 <= probability <= 0.999:
+        return f"{probability:.3f}"
+    return "more than 0.999" if probability > 0.5 else "less than 0.001"
+
+
+def print_ensemble(prediction, network, rows):
+    """What networks that differ in the seed of their training alone say together of a spectrum."""
+    own = row_of_prediction(prediction, network)
+    given = {
+        row["model"]: float(row["gene_flow"])
+        for row in rows
+        if all(row.get(name) == own[name] for name in ("spectrum", "training", "simulations"))
+    }
+    if len(given) > 1:
+        low, mean, high = (which(list(given.values())) for which in (min, np.mean, max))
+        verdict = prediction.verdict_at(np.array([1 - mean, mean]))
+        print_wrapped(
+            f"{len(given)} networks of different seeds: mean probability of gene flow {mean:.3f} "
+            f"({low:.3f} to {high:.3f}); verdict of the mean: {verdict}."
+        )
+
+
+def print_bootstrap(resampled):
+    """How often the spectra that were resampled from an observed one get which verdict."""
+    verdicts = [each.verdict for each in resampled]
+    counts = [
+        f"{verdict} in {verdicts.count(verdict)}" for verdict in VERDICTS if verdict in verdicts
+    ]
+    low, high = np.quantile([each.probabilities[1] for each in resampled], [0.025, 0.975])
+    print_wrapped(
+        f"\n{len(resampled)} bootstrap spectra: {', '.join(counts)}; probability of gene flow "
+        f"{low:.2f} to {high:.2f} (95%)."
+    )
+
+
+def print_assumptions(table):
+    """What the answers take for granted, and what this design can say at best."""
+    validation = table.parts()[1]
+    best = np.quantile(validation.probabilities[validation.labels == 0, 0], 0.95)
+    n_fewest = min(np.bincount(validation.labels))
+    by_chance = max(1 - COVERAGE_PERCENT / 100, 1 / (n_fewest + 1)) + 1 / (N_NEAREST + 1)
+    print_wrapped(
+        "\nThese estimate posterior probabilities if both models, with the priors that were "
+        "simulated, are equally probable beforehand, and nothing else is. Of their spectra, about "
+        f"{by_chance:.1%} are taken for outliers."
+    )
+    hence = "" if best > 1 - MAX_ERROR else ": hardly any spectrum could get that verdict"
+    print_wrapped(f"95% of true divergence is given less than {best:.3f} for divergence{hence}.")
+
+
+# ========================================= 17. Pictures =========================================
 #
 # They are drawn when the numbers are saved and printed. Purple and orange, or from dark to light:
 # these can be told apart on a grey print, and by the colour-blind.
 
 COLOURS = ("#542788", "#e08214")  # of the two models; the ends of the scale "PuOr_r"
-OTHER_COLOURS = ("#0072b2", "#009e73", "#cc79a7", "#56b4e9", "#000000", "#999999")  # Okabe and Ito's
-MOST_CURVES = 8  # of earlier trainings, as many as the lesson suggests
-FEW = 10  # spectra: of fewer, no share is drawn
+OTHER_COLOURS = (
+    "#0072b2",
+    "#009e73",
+    "#cc79a7",
+    "#56b4e9",
+    "#000000",
+    "#999999",
+)  # Okabe and Ito's
+MAX_CURVES = 8  # of earlier runs
+MIN_PER_BIN = 10  # replicates: of fewer, no proportion is drawn
 
 
 def save_picture(path, draw, *inputs):
@@ -2940,9 +2750,7 @@ def save_picture(path, draw, *inputs):
     beside = path.with_name(f".{path.name}")
     try:
         path.unlink(missing_ok=True)  # no old picture beside new numbers
-        beside.unlink(missing_ok=True)
         logging.getLogger("matplotlib").setLevel(logging.ERROR)  # it talks about its font cache
-        os.environ["MPLBACKEND"] = "agg"  # a notebook may name one that is not here
         with warnings.catch_warnings(action="ignore"):
             from matplotlib.figure import Figure
 
@@ -2951,44 +2759,43 @@ def save_picture(path, draw, *inputs):
             figure.savefig(beside, dpi=100, bbox_inches="tight")
         beside.replace(path)
     except Exception as error:
-        complain(f"{path} could not be drawn ({one_line(error)}). The numbers are saved.")
+        print_error(f"{path} could not be drawn ({one_line(error)}). The numbers are saved.")
     else:
         print(f"See {path}.")
 
 
 def draw_models(figure, settings):
-    """The two models as tubes as wide as the populations are large, at the middle of the priors."""
+    """The two models as tubes as wide as populations are large, at the medians of the priors."""
     import demesdraw
 
     figure.set_size_inches(12, 5.5)
-    divergence, rate = settings.tdiv_prior.middle, settings.migration_prior.middle
     rng = np.random.default_rng(0)  # the older and the younger of two draws have no simple median
-    shares = [
-        (settings.gene_flow_start.draw(rng), settings.gene_flow_stop.draw(rng)) for _ in range(999)
-    ]
-    stop, start = divergence * np.median(np.sort(shares, axis=1), axis=0)
-    sizes = [settings.ne_prior.middle] * 3
+    draws = np.array([draw_parameters(settings, 1, rng) for _ in range(999)])
+    median = np.array(tuple(np.median(draws[name]) for name in PARAMETERS.names), PARAMETERS)
+    onset, end = median["gene_flow_start"], median["gene_flow_stop"]
     colours = {"A": "#0072b2", "B": "#56b4e9", "ancestor": "#999999"}
-    for response, axes in enumerate(figure.subplots(1, 2)):
-        rates = [rate * (response and stop < start)] * 2
-        middle = np.array((divergence, *sizes, *rates, start, stop), PARAMETERS)[()]
-        graph = demographic_model(middle).to_demes()
+    for label, axes in enumerate(figure.subplots(1, 2)):
+        model = median.copy()
+        for name in ("migration_a_to_b", "migration_b_to_a"):
+            model[name] *= label and end < onset
+        graph = demographic_model(model[()]).to_demes()
         demesdraw.tubes(graph, axes, colours=colours, seed=1, scale_bar=True)
         for tube in axes.collections:
             tube.set_alpha(1)
-        axes.set(title=MODELS[response], ylabel="generations before today")
-        times = {0: "today", divergence: f"divergence\n{divergence:,.0f}"}
-        if response:
-            axes.axhspan(stop, start, color=COLOURS[1], alpha=0.3, zorder=0)
-            axes.set_title(f"gene flow: migration rate {rate:.2g} per generation")
-            times |= {start: f"gene flow from\n{start:,.0f}"} if start < divergence else {}
-            times |= {stop: f"to {stop:,.0f}"} if 0 < stop < start else {}
+        divergence = median["divergence_time"]
+        times = {0: "today", float(divergence): f"divergence\n{divergence:,.0f}"}
+        axes.set(title=MODELS[label], ylabel="generations before today")
+        if label:
+            axes.axhspan(end, onset, color=COLOURS[1], alpha=0.3, zorder=0)
+            axes.set_title(f"gene flow: migration rate {mean_migration(median):.2g} per generation")
+            for time_, event in ((onset, "gene flow from"), (end, "to")):
+                times.setdefault(float(time_), f"{event}\n{time_:,.0f}")
         axes.set_yticks(list(times), times.values())
 
 
 def show_table(axes, table, title, label, folded=False, **scale):
     """One joint SFS, or another table of its shape, as an image."""
-    alleles = "rarer alleles" if folded else "derived alleles"
+    alleles = "minor alleles" if folded else "derived alleles"
     image = axes.imshow(table, origin="lower", **scale)
     axes.set(title=title, xlabel=f"{alleles} in B", ylabel=f"{alleles} in A")
     for axis in (axes.xaxis, axes.yaxis):
@@ -3020,11 +2827,12 @@ def around_zero(tables):
     return {"cmap": "PuOr_r", "vmin": -limit, "vmax": limit}
 
 
-def draw_sfs(figure, sfs):
+def draw_sfs(figure, dataset):
     """The mean joint SFS of the two models, and their log-ratio, which is where the signal is."""
     figure.set_size_inches(15, 4.6)
     *panels, last = figure.subplots(1, 3)
-    tables, scale = logarithmic([sfs[response::2].mean(axis=0)[..., 0] for response in range(2)])
+    means = [dataset.sfs[dataset.labels == label].mean(axis=0)[..., 0] for label in range(2)]
+    tables, scale = logarithmic(means)
     for axes, model, table in zip(panels, MODELS, tables, strict=True):
         show_table(axes, table, model, "mean number of SNPs", **scale)
     ratio = np.ma.log2(tables[1] / tables[0])
@@ -3035,243 +2843,167 @@ def draw_sfs(figure, sfs):
 def draw_history(figure, history, runs):
     """Loss and accuracy by epoch: this run bold, the best of the earlier ones thin and named.
 
-    `history` is from `train_network`; `runs` are the rows of `experiments.csv` on the same data, this
-    run the last.
+    `history` is from `train_network`; `runs` are the rows of `experiments.csv` on the same data,
+    this run the last.
     """
-    from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
-
     figure.set_size_inches(13, 6)
-    *earlier, own = settings_that_differ(runs)
-    distinct = dict(zip(earlier, runs[:-1], strict=True))  # of equal ones, the last
-    distinct.pop(own, None)
-    styles = [{"color": c, "linestyle": line} for line in ("-", "--", ":") for c in OTHER_COLOURS]
-    names = dict.fromkeys([*earlier, own])
-    styles = dict(zip(names, itertools.cycle(styles)))  # by age, so that they stay the same
-    best = sorted(distinct, key=lambda words: float(distinct[words]["validation_loss"]))
-    best = best[:MOST_CURVES]
+    own, earlier = format_run(runs[-1]), {format_run(run): run for run in runs[:-1]}
+    looks = itertools.cycle(itertools.product(("-", "--", ":"), OTHER_COLOURS))
+    looks = {words: next(looks) for words in earlier}  # by age, so that they stay the same
+    earlier.pop(own, None)
+    best = sorted(earlier, key=lambda words: float(earlier[words]["validation_loss"]))[:MAX_CURVES]
     for axes, measure in zip(figure.subplots(1, 2), ("loss", "accuracy"), strict=True):
         training, validation = history[measure], history[f"val_{measure}"]
-        curves = {words: distinct[words][f"validation_{measure}_by_epoch"].split() for words in best}
-        curves = {words: [float(value) for value in curve] for words, curve in curves.items()}
-
-        def draw(curve, look, label, axes=axes, **style):
-            axes.plot(range(1, len(curve) + 1), curve, look, label=label, **style)
-
-        bold = {"linewidth": 2.5, "markersize": 6 if len(validation) <= 20 else 3}
-        draw(training, "s--", "training", color=COLOURS[0], **bold)
-        label = f"validation ({own})" if own else "validation"
-        draw(validation, "o-", label, color=COLOURS[1], **bold)
-        for words, curve in curves.items():  # above, as some begin alike
-            draw(curve, ".", f"validation, {words}", linewidth=1, **styles[words])
-        axes.set(xlabel="epoch", ylabel=measure)
-        axes.xaxis.get_major_locator().set_params(integer=True)
-        # The limits are those of this run and of the better half of the others: a bad run is cut.
-        better_half = list(curves.values())[: (len(best) + 1) // 2]
-        inside = [*training, *validation, *itertools.chain(*better_half)]
+        inside = [
+            *training,
+            *validation,
+        ]  # the limits are of these and of the better half of others
+        for rank, words in enumerate(best):
+            column = earlier[words][f"validation_{measure}_by_epoch"]
+            curve = [float(value) for value in column.split()]
+            inside += curve if rank < len(best) / 2 else []
+            line, colour = looks[words]
+            style = {"color": colour, "linestyle": line, "linewidth": 1, "marker": "."}
+            axes.plot(range(1, len(curve) + 1), curve, label=f"validation, {words}", **style)
+        epochs = range(1, len(training) + 1)
+        bold = {"linewidth": 2.5, "markersize": 6 if len(epochs) <= 20 else 3}
+        axes.plot(epochs, training, "s--", label=f"training, {own}", color=COLOURS[0], **bold)
+        axes.plot(epochs, validation, "o-", label=f"validation, {own}", color=COLOURS[1], **bold)
         low, high = min(inside), max(inside)
+        margin = 0.05 * (high - low) or 0.01
+        axes.set(xlabel="epoch", ylabel=measure, ylim=(low - margin, high + margin))
+        axes.xaxis.get_major_locator().set_params(integer=True)
         if measure == "loss":
             axes.set(ylabel="loss (logarithmic)", yscale="log", ylim=(low / 1.1, high * 1.1))
-            few_digits = MaxNLocator(6, steps=(1, 2, 5, 10))
-            axes.yaxis.set_major_locator(few_digits if high < 4 * low else LogLocator(subs=(1, 2, 5)))
             axes.yaxis.set_major_formatter("{x:g}")
-            axes.yaxis.set_minor_locator(NullLocator())
-            if low / 1.1 < TOSSING_A_COIN < high * 1.1:
-                axes.axhline(TOSSING_A_COIN, color="0.6", linestyle=":", label="ln 2: tossing a coin")
-        else:
-            margin = 0.05 * (high - low) or 0.01
-            axes.set_ylim(low - margin, min(high + margin, 1 + margin))
-    figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
+            axes.yaxis.set_minor_formatter("{x:g}" if high < 8 * low else "")
+            axes.axhline(CHANCE_LOSS, color="0.6", linestyle=":", label="ln 2: tossing a coin")
+    handles = figure.axes[0].get_legend_handles_labels()
+    figure.legend(*handles, loc="outside lower center", ncols=3)
 
 
-def draw_test(figure, results, probabilities, parameters, network, sfs):
+def draw_test(figure, results, probabilities, dataset, network):
     """The report of a test: how good, where wrong, and why.
 
-    From the `results` as saved; what the network gave for N spectra whose true models alternate, shape
-    (N, 2); records of PARAMETERS, shape (N,); the `Network`; and the first spectra, shape (_, a, b, 1).
+    From the `results` as saved; what the network gives, shape (N, 2); the test `Dataset`; and the
+    `Network`.
     """
-    figure.set_size_inches(16.5, 14)
-    figure.set_layout_engine("constrained", wspace=0.06)
-    cells = figure.add_gridspec(3, 3)
-    gene_flow = probabilities[:, 1] / probabilities.sum(axis=1, dtype=float)
-    draw_probabilities(figure, cells, results, gene_flow)
-    draw_mistakes(figure, cells, parameters, gene_flow > 0.5)
-    draw_attributions(figure, cells, network, sfs)
-
-    axes = figure.add_subplot(cells[2, 2], title="with and without a network")
-    accuracies = {"network": results["accuracy"]} | results["baselines"]
-    n = [results["n_test"]] * len(accuracies)
-    n_right = np.round(np.multiply([*accuracies.values()], n))
-    draw_shares(axes, range(len(n)), n_right, n, fmt="o", color="black")
-    axes.set_xticks(range(len(n)), [textwrap.fill(name, 11) for name in accuracies])
-    axes.set(ylabel="accuracy on the test set, with its 95% interval", xlim=(-0.5, len(n) - 0.5))
-
-
-def draw_shares(axes, at, n_of, n, **style):
-    """Shares of `n_of` in `n`, as points with their 95% intervals."""
-    share = np.divide(n_of, n)
-    intervals = np.transpose([wilson(*counts) for counts in zip(n_of, n, strict=True)])
-    axes.errorbar(at, share, abs(intervals - share), capsize=4, **style)
-
-
-def draw_probabilities(figure, cells, results, gene_flow):
-    """The first row of the report: verdicts, and the probabilities behind them."""
     from sklearn.metrics import ConfusionMatrixDisplay, RocCurveDisplay
 
-    responses = np.arange(len(gene_flow)) % 2
-    axes = figure.add_subplot(cells[0, 0], title="confusion matrix: test replicates")
+    figure.set_size_inches(16.5, 14)
+    elsewhere = test_name(dataset.specification, network.specification) == "test_elsewhere"
+    figure.suptitle(
+        "TESTED UNDER OTHER SETTINGS THAN THE TRAINING'S" if elsewhere else "test report"
+    )
+    cells = figure.subplots(3, 3)
+    gene_flow, labels, parameters = probabilities[:, 1], dataset.labels, dataset.parameters
+    right = (gene_flow > 0.5) == labels
+
     matrix = ConfusionMatrixDisplay(np.array(results["confusion_matrix"]), display_labels=MODELS)
-    matrix.plot(ax=axes, cmap="cividis", colorbar=False, values_format=",d")
-    axes.set(xlabel="model predicted", ylabel="true model")
+    matrix.plot(ax=cells[0, 0], cmap="cividis", colorbar=False, values_format=",d")
+    cells[0, 0].set(title="confusion matrix", xlabel="model predicted", ylabel="true model")
+    RocCurveDisplay.from_predictions(labels, gene_flow, plot_chance_level=True, ax=cells[0, 1])
+    cells[0, 1].set(title="ROC curve", xlabel="false positives", ylabel="power")
+    draw_binned(cells[0, 2], np.clip(gene_flow, 1e-6, 1 - 1e-6), labels, "network", color="black")
+    cells[0, 2].plot([1e-6, 1 - 1e-6], [1e-6, 1 - 1e-6], ":", color="0.5", label="calibrated")
+    cells[0, 2].set(title="calibration", xlabel="probability of gene flow, stretched at the ends")
+    cells[0, 2].set(xscale="logit", ylabel="proportion with gene flow")
 
-    axes = figure.add_subplot(cells[0, 1], title="ROC curve")
-    RocCurveDisplay.from_predictions(
-        responses, gene_flow, name="network", plot_chance_level=True, ax=axes
-    )
-    axes.set(xlabel="divergence taken for gene flow", ylabel="gene flow recognised")
+    draw_mistakes(cells[1, 0], parameters, labels, right)
+    rates, times = mean_migration(parameters), parameters["divergence_time"]
+    for axes, values, shown in ((cells[1, 1], times, (0, 1)), (cells[1, 2], rates, (1,))):
+        for label in shown:
+            rows, style = labels == label, {"color": COLOURS[label], "marker": "os"[label]}
+            draw_binned(axes, values[rows], right[rows], MODELS[label], **style)
+        axes.set(ylabel="accuracy, with its 95% interval")
+    cells[1, 1].set(xlabel="divergence time, generations")
+    cells[1, 2].set(xlabel="migration rate per generation", xscale="log")
+    for axes in (cells[0, 2], *cells[1]):
+        axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.15), ncols=3, frameon=False)
 
-    axes = figure.add_subplot(cells[0, 2], title="calibration, and spectra per group")
-    draw_calibration(axes, gene_flow, responses)
-
-
-def draw_calibration(axes, gene_flow, responses):
-    """Whether probabilities mean what they say, in bins of log-odds, which show the sure ones too."""
-    from scipy.special import expit, logit
-
-    edges = (0.001, 0.01, 0.1, 0.5, 0.9, 0.99, 0.999)
-    clipped = np.clip(gene_flow, 1e-5, 1 - 1e-5)
-    bins = np.searchsorted(edges, clipped)
-    n, n_gene_flow, log_odds = (
-        np.bincount(bins, weights, minlength=len(edges) + 1)
-        for weights in (np.ones(len(bins)), responses, logit(clipped))
-    )
-    curve = expit(np.linspace(-12, 12, 200))
-    axes.plot(curve, curve, ":", color="black", label="perfectly calibrated")
-    middles = logit(np.array([1e-4, *np.sqrt(np.multiply(edges[:3], edges[1:4]))]))
-    means = expit(np.divide(log_odds, n, where=n > 0, out=np.append(middles, -middles[::-1])))
-    drawn = n >= FEW
-    if drawn.any():
-        style = {"fmt": "s", "color": COLOURS[1], "label": "network"}
-        draw_shares(axes, means[drawn], n_gene_flow[drawn], n[drawn], **style)
-    if not drawn.all():
-        remark = f"no points for groups of\nfewer than {FEW} spectra"
-        axes.text(0.97, 0.12, remark, ha="right", transform=axes.transAxes, fontsize="small")
-    for mean, count in zip(means, n, strict=True):
-        axes.text(mean, -0.1, f"{count:,.0f}", ha="center", fontsize="small")
-    axes.set_xscale("logit")
-    ticks = [0.0001, 0.01, 0.1, 0.5, 0.9, 0.99, 0.9999]
-    axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
-    axes.set_xticks([], minor=True)
-    axes.set(xlabel="probability of gene flow, stretched at the ends", ylabel="share with gene flow")
-    axes.set(xlim=(3e-6, 1 - 3e-6), ylim=(-0.15, 1.05))
-    axes.legend(loc="upper left", fontsize="small")
+    draw_attributions(cells[2, :2], network, dataset.first())
+    accuracies = {"network": results["accuracy"]} | results["baselines"]
+    n_right = [round(accuracy * results["n_test"]) for accuracy in accuracies.values()]
+    draw_proportions(cells[2, 2], range(len(n_right)), n_right, results["n_test"], color="black")
+    cells[2, 2].set_xticks(range(len(n_right)), [textwrap.fill(name, 11) for name in accuracies])
+    cells[2, 2].set(title="with and without a network", ylabel="accuracy, with its 95% interval")
 
 
-def draw_mistakes(figure, cells, parameters, verdicts):
-    """The second row: which pairs of species the network mistakes."""
-    from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
+def draw_proportions(axes, at, n_of, n, **style):
+    """Proportions of `n_of` in `n`, as points with their 95% intervals."""
+    n_of, n = np.broadcast_arrays(n_of, n)
+    proportions = n_of / n
+    intervals = np.transpose([wilson_interval(*counts) for counts in zip(n_of, n, strict=True)])
+    axes.errorbar(at, proportions, abs(intervals - proportions), fmt="o", capsize=4, **style)
 
-    responses = np.arange(len(verdicts)) % 2
-    right = verdicts == responses
-    above, below = cells[1, 0].subgridspec(2, 1, height_ratios=(4, 1)).subplots(sharex=True)
-    age, rate = parameters["divergence_time"], mean_migration(parameters)
-    strip = np.random.default_rng(0).random(len(age))  # divergence has no migration rate
-    for axes, response, heights in ((below, 0, strip), (above, 1, rate)):
-        for verdict, marker, colour in ((True, ".", COLOURS[response]), (False, "X", "black")):
-            some = (responses == response) & (right == verdict)
-            axes.scatter(age[some], heights[some], marker=marker, color=colour)
-    title = f"mistakes (black): {(~right).sum():,} of {len(right):,} replicates"
-    above.set(yscale="log", ylabel="migration rate per generation", title=title)
-    below.set(yticks=[], ylabel="divergence:\nno rate", xlabel="divergence time, generations")
-    if right.all():
-        advice = (
-            "no mistakes among these; more replicates,\nyounger species or fewer migrants bring some"
+
+def draw_binned(axes, values, hits, label, n_bins=8, **style):
+    """How often something is so along a value, in bins of equally many replicates."""
+    n_bins = min(n_bins, max(1, len(values) // MIN_PER_BIN))
+    bins = np.array_split(np.argsort(values, kind="stable"), n_bins)
+    means, n_of = [values[rows].mean() for rows in bins], [hits[rows].sum() for rows in bins]
+    label = f"{label}, bins of {len(bins[0]):,}"
+    draw_proportions(axes, means, n_of, [len(rows) for rows in bins], label=label, **style)
+
+
+def draw_mistakes(axes, parameters, labels, right):
+    """Which pairs of species the network mistakes; divergence, which has no rate, is below."""
+    rates = mean_migration(parameters)
+    lowest = rates[labels == 1].min()
+    strip = lowest / 10 ** np.random.default_rng(0).uniform(0.3, 0.8, len(rates))
+    heights, times = np.where(labels == 1, rates, strip), parameters["divergence_time"]
+    for label in range(2):
+        rows = right & (labels == label)
+        axes.scatter(
+            times[rows], heights[rows], marker=".", color=COLOURS[label], label=MODELS[label]
         )
-        above.text(0.5, 0.5, advice, ha="center", transform=above.transAxes, backgroundcolor="white")
-
-    by_time, by_rate = figure.add_subplot(cells[1, 1]), figure.add_subplot(cells[1, 2])
-    for axes, values, response in ((by_time, age, 0), (by_time, age, 1), (by_rate, rate, 1)):
-        middles, n_right, n = accuracy_in_bins(values[response::2], right[response::2])
-        label = f"{MODELS[response]}, groups of {n.max():,}"
-        style = {"color": COLOURS[response], "marker": "os"[response], "label": label}
-        draw_shares(axes, middles, n_right, n, **style)
-        axes.set_ylabel("accuracy, with its 95% interval")
-        axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=2, frameon=False)
-    by_time.set_xlabel("divergence time, generations")
-    by_time.xaxis.get_major_locator().set_params(nbins=4)
-    by_rate.set_xlabel("migration rate per generation")
-    if np.ptp(rate[1::2]):
-        by_rate.set_xscale("log")
-        wide = np.ptp(np.log10(rate[1::2])) > 0.5
-        by_rate.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)) if wide else MaxNLocator(3))
-        by_rate.xaxis.set_major_formatter("{x:g}")
-        by_rate.xaxis.set_minor_locator(NullLocator())
-
-
-def accuracy_in_bins(values, right, n_bins=8):
-    """Accuracy along a parameter, in bins that hold equally many replicates, but at least `FEW`.
-
-    From the parameter's values and whether each verdict is right, both of shape (N,). Returns for each
-    bin the mean value, how many verdicts are right, and of how many.
-    """
-    n_bins = min(n_bins, max(1, len(values) // FEW))
-    edges = np.unique(np.quantile(values, np.linspace(0, 1, n_bins + 1)))
-    bins = np.searchsorted(edges[1:-1], values, side="right")
-    n = np.bincount(bins)
-    return np.bincount(bins, values) / n, np.bincount(bins, right).astype(int), n
+    axes.scatter(times[~right], heights[~right], marker="x", color="black", label="mistaken")
+    axes.axhline(lowest / 10**0.15, color="0.5", linewidth=1)
+    axes.set(title=f"mistakes: {(~right).sum():,} of {len(right):,} replicates", yscale="log")
+    axes.set(xlabel="divergence time, generations", ylabel="migration rate (below the line: none)")
+    axes.legend()
 
 
 ATTRIBUTION_STEPS = 32
-ATTRIBUTED = 200  # spectra of each model
+N_ATTRIBUTED = 200  # spectra of each model
 
 
-def draw_attributions(figure, cells, network, sfs):
-    """The third row: what each bin adds to the log-odds, in the mean over each model's spectra."""
-    model, notes = network
+def draw_attributions(cells, network, dataset):
+    """What each bin adds to the log-odds of gene flow, in the mean over each model's spectra."""
+    folded = network.settings.folded
+    baseline = network.table.parts()[0].inputs.mean(axis=0)
     tables = []
-    for response in range(2):
-        seen = preprocess(sfs[response : 2 * ATTRIBUTED : 2], notes.training.folded)
-        origin = np.array(notes.learned["mean_input"], np.float32)
-        tables.append(attributions(model, seen, origin).mean(axis=0))
+    for label in range(2):
+        sfs = dataset.sfs[dataset.labels == label][:N_ATTRIBUTED]
+        inputs = network_inputs(sfs, folded)
+        tables.append(attributions(network.model, inputs, baseline).mean(axis=0))
     scale = around_zero(np.array(tables))
-    for response, table in enumerate(tables):
-        axes = figure.add_subplot(cells[2, response])
-        title = f"what speaks for (+) and against (-) gene flow,\nmean over true {MODELS[response]}"
-        show_table(axes, table, title, "attribution, log-odds", notes.training.folded, **scale)
-        show_bins(axes, sfs.shape[1:3])
+    for axes, model, table in zip(cells, MODELS, tables, strict=True):
+        title = f"what speaks for (+) and against (-) gene flow,\nmean over true {model}"
+        show_table(axes, table, title, "attribution, log-odds", folded, **scale)
+        show_bins(axes, dataset.sfs.shape[1:3])
 
 
-def attributions(model, seen, origin):
+def attributions(model, inputs, baseline):
     """What each bin of spectra adds to the log-odds of gene flow: integrated gradients.
 
-    On the straight way from the origin to a spectrum, the gradient of the log-odds is averaged, then
-    multiplied by the way. So the bins' attributions sum, up to the error of finite steps, to the
-    difference in log-odds between the two ends (Sundararajan et al. 2017). The way begins behind the
-    square root, whose gradient at 0 is infinite, and ends before the softmax, whose gradient vanishes
-    where the network is sure.
-
-    Parameters
-    ----------
-    model : keras.Model
-    seen : numpy.ndarray, shape (N, bins of A, bins of B, 1)
-        What the network looks at: spectra after `preprocess`.
-    origin : numpy.ndarray, shape (bins of A, bins of B, 1)
-        What they are compared with: the mean of the training part.
-
-    Returns
-    -------
-    numpy.ndarray of float, shape (N, bins of A, bins of B)
+    On the straight way from the baseline, shape (bins of A, bins of B, 1), to each of the inputs,
+    shape (N, bins of A, bins of B, 1), the gradient of the log-odds is averaged, then multiplied by
+    the way. So the attributions, shape (N, bins of A, bins of B), sum to the difference in log-odds
+    between the two ends, up to the error of finite steps (Sundararajan et al. 2017). The way begins
+    behind the square root, whose gradient at 0 is infinite, and ends before the softmax, whose
+    gradient vanishes where the network is sure.
     """
     import tensorflow as tf
-    from keras import Model
 
     last = model.layers[-1]
-    hidden = Model(model.get_layer(FIRST_GAIN).input, last.input)
+    hidden = start_keras().Model(model.get_layer(FIRST_GAIN).input, last.input)
     kernel, _ = last.get_weights()
     towards_gene_flow = (kernel[:, 1] - kernel[:, 0])[:, np.newaxis]
-    way = tf.constant(seen - origin, tf.float32)
+    way = tf.constant(inputs - baseline, tf.float32)
     gradients = tf.zeros_like(way)
     for step in range(ATTRIBUTION_STEPS):
-        point = origin + (step + 0.5) / ATTRIBUTION_STEPS * way
+        point = baseline + (step + 0.5) / ATTRIBUTION_STEPS * way
         with tf.GradientTape() as tape:
             tape.watch(point)
             log_odds = hidden(point) @ towards_gene_flow  # up to a constant, the biases
@@ -3279,137 +3011,94 @@ def attributions(model, seen, origin):
     return (way * gradients / ATTRIBUTION_STEPS).numpy()[..., 0]
 
 
-def draw_prediction(figure, prediction, near, folded):
-    """An observed spectrum beside the `Neighbours`, simulations like it."""
-    observed, favoured = prediction.observed.counts, MODELS[prediction.favoured]
-    figure.suptitle(f"{prediction.path.stem}\n{VERDICTS[prediction.verdict]}")
-    if folded:
-        observed = fold(observed[np.newaxis, ..., np.newaxis])[0, ..., 0]
+def draw_prediction(figure, prediction, network):
+    """An observed spectrum beside the nearest simulations of the model that the network favours."""
+    from sklearn.decomposition import PCA
+
     figure.set_size_inches(12, 10)
+    shape, folded = prediction.observed.counts.shape, network.settings.folded
+    near, model = prediction.nearest, MODELS[prediction.favoured]
+    a, b = prediction.observed.names or "AB"
+    figure.suptitle(
+        f"{printable(prediction.path.stem)} (A: {printable(a)}, B: {printable(b)})\n"
+        f"{VERDICTS[prediction.verdict]} Probability of gene flow: "
+        f"{format_probability(prediction.probabilities[1])}."
+    )
     (left, right), (below, scatter) = figure.subplots(2, 2)
-    tables, scale = logarithmic([observed, near.mean_sfs], least=0.1)
-    show_table(left, tables[0], "observed", "SNPs", folded, **scale)
-    title = f"mean of the {near.n} simulations of\n{favoured} that are most like it"
+    own, mean = prediction.inputs[0, ..., 0], near.inputs.mean(axis=0)[..., 0]
+    tables, scale = logarithmic([own**2, mean**2], least=0.1)
+    title = f"mean of the {len(near.inputs)} simulations of\n{model} that are nearest to it"
+    residual = standardise(prediction.inputs, near)[0, ..., 0]
+    show_table(left, tables[0], "observed, counts in bins", "SNPs", folded, **scale)
     show_table(right, tables[1], title, "SNPs", folded, **scale)
-    # In standard deviations of Poisson counts, about: the difference of the roots (Anscombe 1948).
-    residual = 2 * (np.sqrt(observed + 3 / 8) - np.sqrt(near.mean_sfs + 3 / 8))
-    title, label = "observed less simulated", "Poisson standard deviations, about"
-    show_table(below, residual, title, label, folded, **around_zero(residual))
-    for model, points, colour in zip(MODELS, near.scatter, COLOURS, strict=True):
-        scatter.scatter(*points.T, s=6, alpha=0.4, color=colour, label=model)
-    scatter.scatter(*near.at, marker="*", s=300, color="black", label="observed")
-    scatter.set(xlabel="first axis", ylabel="second axis", title="simulations, principal components")
+    label = "standard deviations of the nearest simulations"
+    show_table(below, residual, "observed less simulated", label, folded, **around_zero(residual))
+    for axes in (left, right, below):
+        show_bins(axes, shape)
+    axes_of_all = PCA(2, random_state=0).fit(flat(network.table.inputs))
+    for label, colour in enumerate(COLOURS):
+        points = axes_of_all.transform(flat(network.table.inputs[network.table.labels == label]))
+        style = {"s": 6, "alpha": 0.4, "color": colour, "label": MODELS[label]}
+        scatter.scatter(*points[:1000].T, **style)
+    at = axes_of_all.transform(flat(prediction.inputs))[0]
+    scatter.scatter(*at, marker="*", s=300, color="black", label="observed")
+    scatter.set(
+        xlabel="first axis", ylabel="second axis", title="simulations, principal components"
+    )
     scatter.legend()
 
 
 # ========================================= 18. main =========================================
 
 
-def settle():
-    """Make the process independent of what surrounds it."""
-    for number in range(3):  # a stream that was closed would lend its number to the next file
-        try:
-            os.fstat(number)
-        except OSError:
-            os.open(os.devnull, os.O_RDWR)
-    sys.stdout = sys.stdout or open(1, "w")  # noqa: SIM115
-    sys.stderr = sys.stderr or open(2, "w")  # noqa: SIM115
-    # A log shows each line as it is printed, whatever the letters in a file's name.
-    sys.stdout.reconfigure(line_buffering=True, errors="backslashreplace")
-    sys.stderr.reconfigure(errors="backslashreplace")
-    for name in [name for name in os.environ if name.startswith("TQDM_")]:
-        del os.environ[name]
+def run_alone():
+    """Make the process independent of what surrounds it; signals end it with one line."""
+    for stream in (sys.stdout, sys.stderr):  # a log shows lines as they come, whatever they hold
+        stream.reconfigure(line_buffering=True, errors="backslashreplace")
+    os.environ["MPLBACKEND"] = "agg"  # a notebook's terminal names one that may not be here
     os.environ["PYTHONWARNINGS"] = "ignore"  # of the workers
     warnings.simplefilter("ignore")
-    threading.excepthook = lambda _: None  # the line of the main thread says what happened
-
-
-def stop_at_signals():
-    """From here on Ctrl-C and SIGTERM end a command with one line.
-
-    There is nothing to tidy up: unfinished files are hidden until the next command, and the workers go
-    when their parent is gone.
-    """
     screen = os.dup(2)  # stays the screen while `held_stderr` holds 2
 
     def stop(signal_number, _frame):
-        line = "runml: stopped; what was not finished has replaced nothing.\n"
+        # Nothing is left to tidy up: unfinished files are hidden until the next command, and the
+        # workers go when their parent is gone.
+        line = b"runml: stopped; what was not finished has replaced nothing.\n"
         with contextlib.suppress(OSError):
-            os.write(screen, ("\n" + line if os.isatty(screen) else line).encode())
-        if "multiprocessing.util" in sys.modules:
-            from multiprocessing import util
-
-            shutil.rmtree(util.get_temp_dir(), ignore_errors=True)
+            os.write(screen, b"\n" + line if os.isatty(screen) else line)
         os._exit(128 + signal_number)
 
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, stop)
 
 
-@contextlib.contextmanager
-def signals_wait():
-    """Let Ctrl-C and SIGTERM wait until the block is done."""
-    came = []
-    if threading.current_thread() is not threading.main_thread():
-        yield  # signals are none of its business
-        return
-    numbers = (signal.SIGINT, signal.SIGTERM)
-    handlers = {number: signal.getsignal(number) for number in numbers}
-    for number in numbers:
-        signal.signal(number, lambda number, _: came.append(number))
-    try:
-        yield
-    finally:
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
-        for number in came:
-            signal.raise_signal(number)
-
-
-def complain(text):
-    """Print a line on the standard error, if anybody reads it."""
-    with contextlib.suppress(OSError, ValueError):
-        print(" ".join(text.split("\n")), file=sys.stderr, flush=True)
-
-
-def nobody_reads():
-    """Whether the reader of the standard output has left."""
-    if not hasattr(select, "poll"):
-        return True
-    poll = select.poll()
-    poll.register(1, 0)
-    return bool(poll.poll(0))
-
-
 def main(argv=None):
     """Run the command line; return the exit status."""
     try:
-        typed = parse(sys.argv[1:] if argv is None else argv)
-        with only_command_in(typed.folder):
-            plan = make_plan(typed)
-            for remark in plan.remarks:
-                say(remark)
-            for mode in plan.modes:
-                COMMANDS[mode](plan)
-    except BrokenPipeError as error:
-        if nobody_reads():
-            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # nor shall Python try to write at its end
-        else:
-            complain(f"runml: error: {one_line(error)}")
+        options = parse_options(sys.argv[1:] if argv is None else argv)
+        with only_command_in(options.folder):
+            for job in prepare(options):
+                job()
+    except UserError as error:
+        print_error(f"runml: error: {error}")
+        return error.status
+    except BrokenPipeError:  # whoever read the output has left
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # nor shall Python try to write at its end
         return 1
-    except Problem as problem:
-        complain(f"runml: error: {problem}")
-        return problem.status
-    except (OSError, MemoryError) as error:
-        complain(f"runml: error: {one_line(error)}")
+    except Exception as error:
+        if os.environ.get("RUNML_TRACEBACK"):
+            traceback.print_exc()
+        kind = "" if isinstance(error, OSError) else f"{type(error).__name__}, "
+        print_error(f"runml: error: {kind}{one_line(error)} (RUNML_TRACEBACK=1 shows where).")
         return 1
     return 0
 
 
 if __name__ == "__main__":
-    settle()
-    stop_at_signals()
+    if STANDALONE:
+        run_alone()
     status = main()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)  # all is done; Python may leave in peace
+    if STANDALONE:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.SIG_IGN)  # all is done; Python may leave in peace
     sys.exit(status)

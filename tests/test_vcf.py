@@ -1,223 +1,383 @@
-"""The README's way from a VCF to a spectrum, in its very lines."""
+"""The way from a VCF to a spectrum: `data/own_species/vcf_to_spectrum.py`, run as a file."""
 
 import functools
 import gzip
-import re
-import warnings
+import os
+import subprocess
+import sys
+from pathlib import Path
 
+import dadi
 import msprime
 import numpy as np
 import pytest
-from conftest import ROOT, runml
 
-README = ROOT / "README.md"
-BASE_PAIRS = 200_000  # of each of two chromosomes
+ROOT = Path(__file__).resolve().parent.parent
+SCRIPT = ROOT / "data" / "own_species" / "vcf_to_spectrum.py"
+PUBLIC = ROOT.parent / "shared" / "examples" / "public" / "vcf"
+BASE_PAIRS = 15_000  # of each of two chromosomes
+MUTATION_RATE = 1e-6
+BINARY = msprime.BinaryMutationModel  # two alleles, even where mutations meet
+NAMES = [f"i{n}" for n in range(12)]
+SPECIES = ["finch"] * 6 + ["tit"] * 5 + ["wren"]
+LIST = "".join(f"{name}\t{species}\n" for name, species in zip(NAMES, SPECIES, strict=True))
+SIZES = ("--callable_bp", 2 * BASE_PAIRS, "--n_loci", 5)
+FIXED = ("CHROM", "POS", "ID", "REF", "ALT", "QUAL", "FILTER", "INFO", "FORMAT")
 
 
-def readme_lines(**edited):
-    """The README's script, with its first lines edited as it says."""
-    text = README.read_text(encoding="utf-8").split("### From a VCF to a spectrum\n")[1]
-    script = re.search(r"```python\n(.*?)```", text, re.DOTALL)[1]
-    for name, value in edited.items():
-        script, n = re.subn(rf"^{name} = .*$", f"{name} = {value!r}", script, flags=re.MULTILINE)
-        assert n == 1, name
-    return script
+def script(folder, *words, **env):
+    """Run the script in a folder, as a user does."""
+    command = [sys.executable, str(SCRIPT), *map(str, words)]
+    kwargs = {"cwd": folder, "env": os.environ | env, "timeout": 120}
+    return subprocess.run(command, capture_output=True, text=True, check=False, **kwargs)
+
+
+def spectrum(folder, *options, vcf="birds.vcf", pair=("finch", "tit")):
+    """Run the script, which must succeed; return the spectrum and the lines on the screen."""
+    done = script(folder, vcf, "species.txt", *pair, *options)
+    assert (done.returncode, done.stderr) == (0, "")
+    return dadi.Spectrum.from_file(str(folder / "observed.fs")), done.stdout.splitlines()
+
+
+def vcf_text(records, names=NAMES):
+    """A VCF of records (chromosome, position, REF, ALT, FILTER, INFO, FORMAT, genotypes)."""
+    lines = ["##fileformat=VCFv4.2", "\t".join(["#" + FIXED[0], *FIXED[1:], *names])]
+    for chrom, pos, ref, alt, passed, info, keys, genotypes in records:
+        lines.append(
+            "\t".join([chrom, str(pos), ".", ref, alt, ".", passed, info, keys, *genotypes])
+        )
+    return "\n".join(lines) + "\n"
 
 
 @functools.cache
-def genealogies():
-    """Two chromosomes of 6 + 5 individuals, and one of a third species, which is A's ancestor."""
+def genealogies(model=msprime.JC69):
+    """Two chromosomes of 6 + 5 + 1 individuals, with so many mutations that sites have several."""
     demography = msprime.Demography.isolated_model([5_000, 8_000, 3_000])
     demography.set_symmetric_migration_rate([0, 1, 2], 1e-4)
-    chromosomes = []
-    for seed in (1, 2):
-        trees = msprime.sim_ancestry(
-            {0: 6, 1: 5, 2: 1},
-            demography=demography,
-            sequence_length=BASE_PAIRS,
-            recombination_rate=1e-8,
-            random_seed=seed,
-        )
-        model = msprime.BinaryMutationModel()  # two alleles, even where mutations meet
-        chromosomes.append(msprime.sim_mutations(trees, 2e-8, random_seed=seed, model=model))
-    return chromosomes
+    kwargs = {"demography": demography, "sequence_length": BASE_PAIRS, "recombination_rate": 1e-8}
+    samples = {0: 6, 1: 5, 2: 1}
+    trees = [msprime.sim_ancestry(samples, random_seed=seed, **kwargs) for seed in (1, 2)]
+    return [
+        msprime.sim_mutations(each, MUTATION_RATE, random_seed=3, model=model()) for each in trees
+    ]
 
 
-def write_vcf(path, missing, unknown):
-    """A VCF in the forms that are found in nature; return its SNPs as arrays of individuals.
-
-    Returns
-    -------
-    genotypes : numpy.ndarray, shape (SNPs, individuals, 2)
-        1 for the derived allele, -1 where a genotype is missing.
-    known : numpy.ndarray of bool
-        Whether the ancestral allele is.
-    """
-    rng = np.random.default_rng(1)
-    lines = ["##fileformat=VCFv4.2", '##INFO=<ID=AA,Number=1,Type=String,Description="Ancestral">']
-    everyone = [f"i{n}" for n in range(12)]
-    order = rng.permutation(12)  # species are not side by side
-    header = ["#CHROM", "POS", "ID", "REF", "ALT", "QUAL", "FILTER", "INFO", "FORMAT"]
-    lines.append("\t".join(header + [everyone[n] for n in order]))
-    genotypes, known = [], []
-    for name, trees in zip(("chr1", "scaffold_2"), genealogies(), strict=True):
-        for variant in trees.variants():
-            own = variant.genotypes.reshape(12, 2).copy()
-            own[rng.random(12) < missing] = -1
-            genotypes.append(own)
-            ancestral, derived = rng.permutation(list("ACGT"))[:2]
-            ref, alt = (ancestral, derived) if rng.random() < 0.5 else (derived, ancestral)
-            codes = {-1: ".", 0: str(int(ref != ancestral)), 1: str(int(ref == ancestral))}
-            separator = rng.choice(["/", "|"])
-            calls = [separator.join(codes[allele] for allele in pair) for pair in own.tolist()]
-            if rng.random() < 0.5:
-                calls = ["." if call in ("./.", ".|.") else call for call in calls]
-            known.append(rng.random() >= unknown)
-            aa = rng.choice([f"AA={ancestral}", f"AA={ancestral.lower()}", f"AA={ancestral}|||"])
-            if not known[-1]:
-                aa = rng.choice(["AA=.", "AA=N", "AA=", "AAF=0.1", "."])
-                aa = f"AA={({*'ACGT'} - {ref, alt}).pop()}" if rng.random() < 0.3 else aa
-            info = rng.choice([aa, f"AC=3;{aa};DP=100", f"CAA={derived};AAF=0.1;{aa}"])
-            ref = ref.lower() if rng.random() < 0.1 else ref  # soft-masked
-            fields = [
-                name,
-                int(variant.site.position) + 1,
-                ".",
-                ref,
-                alt,
-                ".",
-                rng.choice(["PASS", "."]),
-            ]
-            fields += [info, "GT:DP", *(f"{calls[n]}:{10 * n + 1}" for n in order)]
-            lines.append("\t".join(map(str, fields)))
-    for ref, alt, quality, call in (  # none of them a SNP of two alleles that passed all filters
-        ("A", "C,G", "PASS", "0/2"),
-        ("AT", "A", "PASS", "0/1"),
-        ("A", "*", "PASS", "0/1"),
-        ("A", "<DEL>", "PASS", "0/1"),
-        ("A", ".", "PASS", "0/0"),
-        ("A", "C", "LowQual", "0/1"),
-    ):
-        lines.append(
-            "\t".join(["chr3", "7", ".", ref, alt, ".", quality, "AA=A", "GT:DP"] + [call] * 12)
-        )
-    with (gzip.open if path.suffix == ".gz" else open)(path, "wt") as file:
-        file.write("\n".join(lines) + "\n")
-    people = [f"{name}\t{'finch' if n < 6 else 'tit'}\n" for n, name in enumerate(everyone[:11])]
-    path.with_name("species.txt").write_text("".join(rng.permutation(people)) + "\n")
-    return np.array(genotypes), np.array(known)
-
-
-@pytest.fixture
-def run(tmp_path, monkeypatch, capsys):
-    """A function that runs the README's lines in `tmp_path`; it returns the spectrum and the screen."""
-    monkeypatch.chdir(tmp_path)
-
-    def run(**edited):
-        script = readme_lines(**{"names": ["finch", "tit"]} | edited)
-        with warnings.catch_warnings():
-            warnings.simplefilter("error")
-            warnings.simplefilter("ignore", ResourceWarning)  # which Python does not show
-            exec(compile(script, "spectrum.py", "exec"), {})
-        printed = capsys.readouterr()
-        assert not printed.err
-        return runml.read_observed(tmp_path / "observed.fs"), printed.out.splitlines()
-
-    return run
-
-
-def true_sfs():
-    """The spectrum as tskit counts it."""
+def true_sfs(trees_of):
+    """The spectrum as tskit counts it: every derived allele."""
     sfs = sum(
         trees.allele_frequency_spectrum(
             [trees.samples(0), trees.samples(1)], polarised=True, span_normalise=False
         )
-        for trees in genealogies()
+        for trees in trees_of
     )
     sfs[0, 0] = sfs[-1, -1] = 0
     return sfs
 
 
-def fold(sfs):
-    return runml.fold(sfs[np.newaxis, ..., np.newaxis])[0, ..., 0]
+def assert_same(observed, truth):
+    """Compare an unfolded spectrum that was read with a true one."""
+    assert not observed.folded
+    np.testing.assert_allclose(observed.filled(0), truth, atol=1e-6)
 
 
-def projected_by_hand(genotypes, sizes):
-    """The mean spectrum of samples without replacement of the chromosomes called, one at a time."""
-    sfs = np.zeros(np.add(sizes, 1))
-    for snp in genotypes:
-        chances = []
-        for own, size in zip((snp[:6].ravel(), snp[6:11].ravel()), sizes, strict=True):
-            called = own[own >= 0]
-            if len(called) < size:
-                break
-            table = {(0, 0): 1.0}  # (taken, derived)
-            for n_seen, allele in enumerate(called):
-                after = {}
-                for (taken, derived), p in table.items():
-                    take = (size - taken) / (len(called) - n_seen)
-                    for more, share in ((1, take), (0, 1 - take)):
-                        if share > 0:
-                            key = (taken + more, derived + more * allele)
-                            after[key] = after.get(key, 0) + p * share
-                table = after
-            chance = [table.get((size, derived), 0) for derived in range(size + 1)]
-            chances.append(chance)
-        else:
-            sfs += np.outer(*chances)
-    sfs[0, 0] = sfs[-1, -1] = 0
-    return sfs
+def found_in_nature(missing, unknown):
+    """Records in the forms that other programs write; none of chr3 is a SNP that passed."""
+    rng = np.random.default_rng(1)
+    for chrom, trees in zip(("chr_1.2", "scaffold_2"), genealogies(BINARY), strict=True):
+        for variant in trees.variants():
+            ancestral, derived, other = rng.permutation(list("ACGT"))[:3]
+            swap = rng.random() < 0.5
+            ref, alt = (derived, ancestral) if swap else (ancestral, derived)
+            calls = []
+            for pair in variant.genotypes.reshape(-1, 2):
+                call = rng.choice(["/", "|"]).join(str(int(allele ^ swap)) for allele in pair)
+                calls.append(rng.choice([".", "./."]) if rng.random() < missing else call)
+            aa = rng.choice([f"AA={ancestral}", f"AA={ancestral.lower()}", f"AA={ancestral}|||"])
+            if rng.random() < unknown:
+                aa = rng.choice(["AA=.", "AA=N", "AA=", "AAF=0.1", ".", f"AA={other}"])
+            info = rng.choice([aa, f"AC=3;{aa};DP=100", f"CAA={derived};AAF=0.1;{aa}"])
+            ref = ref.lower() if rng.random() < 0.1 else ref  # soft-masked
+            calls = [f"{call}:{n + 1}" for n, call in enumerate(calls)]
+            passed, pos = rng.choice(["PASS", "."]), int(variant.site.position) + 1
+            yield chrom, pos, ref, alt, passed, info, "GT:DP", calls
+    for ref, alt, passed in (
+        *(("AT", "A", "PASS"), ("A", "*", "PASS"), ("A", "<DEL>", "PASS")),
+        *(("A", ".", "PASS"), ("0", "1", "PASS"), ("A", "C", "LowQual"), ("A", "C,*", ".")),
+    ):
+        yield "chr3", 7, ref, alt, passed, "AA=A", "GT:DP", ["0/1:9"] * 12
 
 
-@pytest.mark.parametrize("folded", [False, True], ids=["unfolded", "folded"])
-def test_without_missing_genotypes_the_spectrum_is_the_true_one(tmp_path, run, folded):
-    genotypes, _ = write_vcf(tmp_path / "birds.vcf", missing=0, unknown=0)
-    observed, printed = run(
-        vcf="birds.vcf", chromosomes=[12, 10], folded=folded, callable_bp=2 * BASE_PAIRS, n_loci=8
-    )
-    truth = fold(true_sfs()) if folded else true_sfs()
-    assert truth.sum() > 300
-    assert observed.folded == folded
-    np.testing.assert_allclose(observed.counts, truth, atol=1e-9)
-    n = len(genotypes)
-    assert printed[0] == f"12 and 10 chromosomes would keep 100.0% of {n:,} SNPs"
+def test_the_spectrum_is_the_true_one(tmp_path):
+    (tmp_path / "birds.vcf").write_text(vcf_text(found_in_nature(0, 0)))
+    (tmp_path / "species.txt").write_text(LIST)
+    options = ("--bootstrap", 0, "--mutation_rate", MUTATION_RATE)
+    observed, lines = spectrum(tmp_path, "--project", 12, 10, *SIZES, *options)
+    trees_of = genealogies(BINARY)
+    assert_same(observed, true_sfs(trees_of))
+    assert observed.pop_ids == ["finch", "tit"] and observed.S() > 500
+    assert lines[-1] == f"--sample_size 6 5 --n_loci 5 --sequence_length {2 * BASE_PAIRS // 5}"
+    n_sites = [int(line.split()[0].replace(",", "")) for line in lines[1:4]]
+    assert n_sites == [n_sites[2] + 7, n_sites[2] + 1, sum(t.num_sites for t in trees_of)]
+    samples = [trees_of[0].samples(0), trees_of[0].samples(1)]
+    pi_a, pi_b = (np.mean([t.diversity(own) for t in trees_of]) for own in samples)
+    d_xy = np.mean([t.divergence(samples) for t in trees_of])
+    screen = "\n".join(lines)
+    assert f"pi of A = {pi_a:.3g}, pi of B = {pi_b:.3g}, d_XY = {d_xy:.3g}" in screen
     assert (
-        printed[-2]
-        == f"{truth.sum():,.0f} SNPs are in observed.fs, of {2 * BASE_PAIRS:,} callable base pairs:"
+        f"{pi_a / 4 / MUTATION_RATE:,.0f} and {pi_b / 4 / MUTATION_RATE:,.0f} individuals" in screen
     )
-    assert printed[-1] == "--sample_size 6 5 --n_loci 8 --sequence_length 50000"
+    assert f"{d_xy / 2 / MUTATION_RATE:,.0f} generations" in screen
+    assert "No site has three nucleotides" in screen
+    assert not (tmp_path / "observed_bootstrap").exists()
 
 
 @pytest.mark.parametrize("folded", [False, True], ids=["unfolded", "folded"])
-def test_missing_genotypes_are_projected_over(tmp_path, run, folded):
-    genotypes, known = write_vcf(tmp_path / "birds.vcf.gz", missing=0.1, unknown=0.2)
-    observed, printed = run(
-        vcf="birds.vcf.gz", chromosomes=[10, 8], folded=folded, callable_bp=1_000_000, n_loci=7
+def test_missing_genotypes_are_projected_over_as_by_dadi_itself(tmp_path, folded):
+    text = vcf_text(found_in_nature(0.15, 0.2))
+    (tmp_path / "birds.vcf.gz").write_bytes(gzip.compress(text.encode()))
+    (tmp_path / "species.txt").write_text("sample pop\n" + LIST.replace("\t", "  "))
+    options = ("--project", 10, 6, *SIZES, "--bootstrap", 0, *["--folded"] * folded)
+    observed, lines = spectrum(tmp_path, *options, vcf="birds.vcf.gz")
+    files = [str(tmp_path / name) for name in ("birds.vcf.gz", "species.txt")]
+    snps = dadi.Misc.make_data_dict_vcf(*files)
+    by_dadi = dadi.Spectrum.from_data_dict(snps, ["finch", "tit"], [10, 6], polarized=not folded)
+    np.testing.assert_allclose(observed.filled(0), by_dadi.filled(0), atol=1e-9)
+    kept = next(line.split() for line in lines if "chromosomes called" in line)
+    share = float(kept[-1].rstrip("%")) / 100
+    assert 0.3 < share < (0.95 if folded else 0.75)
+    length = int(lines[-1].split()[-1])
+    assert length == pytest.approx(share * 2 * BASE_PAIRS / 5, abs=10)
+    assert lines[-1].startswith("--sample_size 5 3 --n_loci 5 ")
+    if folded:  # the table says the same
+        done = script(tmp_path, "birds.vcf.gz", "species.txt", "finch", "tit", *SIZES, "--folded")
+        table = [line.split() for line in done.stdout.splitlines()[-7:]]
+        assert done.returncode == 2 and "choose" in done.stderr and done.stderr.count("\n") == 1
+        assert table[0] == ["10", "8", "6", "4", "2"]
+        assert [row[0] for row in table[1:]] == ["12", "10", "8", "6", "4", "2"]
+        assert table[2][3] == kept[-1] and table[-1][-1] == "100.0%"
+
+
+def test_sites_of_three_alleles_count_as_in_the_simulations(tmp_path):
+    trees_of = genealogies()
+    records = []
+    for n, trees in enumerate(trees_of):
+        kwargs = {"individual_names": NAMES, "position_transform": lambda x: 1 + np.array(x)}
+        for line in trees.as_vcf(contig_id=str(n), **kwargs).splitlines():
+            if not line.startswith("#"):  # tskit writes the ancestral allele as REF
+                chrom, pos, _, ref, alt, _, passed, _, keys, *calls = line.split("\t")
+                records.append((chrom, pos, ref, alt, passed, f"AA={ref}", keys, calls))
+    (tmp_path / "birds.vcf").write_text(vcf_text(records))
+    (tmp_path / "species.txt").write_text(LIST)
+    observed, screen = spectrum(tmp_path, "--project", 12, 10, *SIZES, "--bootstrap", 0)
+    truth = true_sfs(trees_of)
+    assert_same(observed, truth)
+    assert any("of three or four alleles" in line for line in screen)
+    assert any("AA is REF at every SNP" in line for line in screen)
+    files = [str(tmp_path / name) for name in ("birds.vcf", "species.txt")]
+    dropped = dadi.Spectrum.from_data_dict(
+        dadi.Misc.make_data_dict_vcf(*files), ["finch", "tit"], [12, 10]
     )
-    known = known | folded
-    truth = projected_by_hand(genotypes[known], (10, 8))
-    truth = fold(truth) if folded else truth
-    assert np.allclose(observed.counts, truth, rtol=0, atol=1e-5)
-
-    called = (genotypes >= 0).sum(axis=2)
-    called = called[:, :6].sum(axis=1), called[:, 6:11].sum(axis=1)
-
-    def kept(a, b):
-        return ((called[0] >= a) & (called[1] >= b) & known).sum()
-
-    n = len(genotypes)
-    for line, (a, b) in zip(printed, [(12, 10), (10, 8), (8, 6), (6, 4)], strict=False):
-        assert line == f"{a} and {b} chromosomes would keep {kept(a, b) / n:.1%} of {n:,} SNPs"
-    length = round(1_000_000 * kept(10, 8) / n / 7)
-    told = f"{truth.sum():,.0f} SNPs are in observed.fs, of {7 * length:,} callable base pairs:"
-    assert printed[-2] == told
-    assert printed[-1] == f"--sample_size 5 4 --n_loci 7 --sequence_length {length}"
-    assert 0.2 < kept(12, 10) / n < kept(10, 8) / n < (0.99 if folded else 0.8)
+    lost = 1 - dropped.S() / truth.sum()
+    n_sites = sum(trees.num_sites for trees in trees_of)
+    assert lost == pytest.approx(2 / 3 * n_sites / (2 * BASE_PAIRS), rel=0.3)
 
 
-def test_what_is_printed_can_be_typed(tmp_path, run):
-    write_vcf(tmp_path / "birds.vcf", missing=0.05, unknown=0)
-    _, printed = run(vcf="birds.vcf", chromosomes=[10, 8], callable_bp=400_000, n_loci=4)
-    typed = runml.parse(["--simulate", *printed[-1].split()])
-    assert typed.options["sample_size"] == (5, 4)
-    assert typed.options["n_loci"] == 4
+def toy(n_loci=5, locus=0, gap=0):
+    """SNPs of 5 + k copies of one site pattern for locus or block k, which thereby shows."""
+    for k in range(n_loci):
+        for n in range(5 + k):
+            pos = 10 + n + k * gap
+            calls = ["1/1"] * (k // 2) + ["0/1"] * (k % 2) + ["0/0"] * (6 - k // 2 - k % 2)
+            yield (
+                f"locus_{k * locus}.1",
+                pos,
+                "A",
+                "C",
+                "PASS",
+                "AA=A",
+                "GT",
+                [*calls, *["1/1"] * 6],
+            )
+
+
+@pytest.mark.parametrize(
+    ("layout", "options", "n_chunks", "unit"),
+    [
+        ({"locus": 1}, ("--callable_bp", 1200, "--n_loci", 8), 8, "loci"),  # 3 without a SNP
+        ({"gap": 1_000_000}, ("--callable_bp", 5e6, "--n_loci", 50), 5, "blocks of 1 Mb"),
+    ],
+    ids=["RAD loci", "one chromosome"],
+)
+def test_the_bootstrap_draws_loci_or_blocks(tmp_path, layout, options, n_chunks, unit):
+    (tmp_path / "birds.vcf").write_text(vcf_text(toy(**layout)))
+    (tmp_path / "species.txt").write_text(LIST)
+    folder = tmp_path / "observed_bootstrap"
+    folder.mkdir()
+    for old in ("bootstrap_999.fs", "mine.txt"):
+        (folder / old).write_text("of an earlier spectrum")
+    observed, lines = spectrum(tmp_path, "--project", 12, 10, *options, "--seed", 7)
+    assert sorted(path.name for path in tmp_path.iterdir())[-3:] == [
+        *("observed.fs", "observed_bootstrap", "species.txt")
+    ]
+    paths = sorted(folder.glob("*.fs"))
+    assert [path.name for path in paths] == [f"bootstrap_{n:03}.fs" for n in range(1, 101)]
+    assert (folder / "mine.txt").exists()
+    assert f"100 bootstrap spectra, of {n_chunks} {unit} drawn with replacement." in lines
+    resampled = np.array([dadi.Spectrum.from_file(str(path)).filled(0) for path in paths])
+    drawn = resampled[:, :5, 10] / (5 + np.arange(5))  # how often each locus
+    assert np.array_equal(drawn, drawn.round()) and resampled[:, 5:].sum() == 0
+    assert set(drawn.sum(axis=1)) == {5} if n_chunks == 5 else drawn.sum(axis=1).max() > 5
+    assert np.abs(drawn.mean(axis=0) - 1).max() < 0.4 and drawn.std() > 0.7
+    np.testing.assert_array_equal(observed[:5, 10], 5 + np.arange(5))
+
+
+def test_blanks_marks_and_files_by_another_name_change_nothing(tmp_path):
+    """Names with blanks, BOM and CRLF, gzip under .vcf, haploids, 0/0 without a read."""
+    names = ["KB 1", "i 2", *NAMES[2:]]
+    calls = ["0/1", "1|1", "0", ".", "0/0:0", "0/0", *["0/0"] * 4, "1", "0/1"]
+    record = ("1", 5, "A", "C", "PASS", "AA=A", "GT:DP", calls)
+    text = "\ufeff" + vcf_text([record], names)
+    (tmp_path / "birds.vcf").write_bytes(gzip.compress(text.replace("\n", "\r\n").encode()))
+    pair = ("Pongo abelii", "Pongo pygmaeus")
+    species = [pair[0]] * 6 + [pair[1]] * 5 + ["wren"]
+    lines = [f"{name}\t{own}\n" for name, own in zip(names, species, strict=True)]
+    lines[2] = f"i2 {pair[0]}\r\n"  # nothing else than a name and a species can be meant
+    (tmp_path / "species.txt").write_bytes(("\ufeff#list\n\n" + "".join(lines)).encode())
+    options = ("--callable_bp", 1_000, "--n_loci", 1, "--project")
+    observed, screen = spectrum(tmp_path, *options, 6, 8, pair=pair)
+    assert observed.pop_ids == list(pair)
+    # 3 of 7 in A, 1 of 9 in B: samples of 6 lose one of either kind, samples of 8 of theirs
+    truth = np.zeros((7, 9))
+    truth[np.ix_([2, 3], [0, 1])] = np.outer([3 / 7, 4 / 7], [1 / 9, 8 / 9])
+    assert_same(observed, truth)
+    assert "Note: 2 genotypes are haploid, and count as one chromosome each." in screen
+    assert "Note: no bootstrap, since all SNPs are in one locus or block of 1 Mb." in screen
+
+
+def test_what_a_filter_leaves_behind_is_noted(tmp_path):
+    records = []
+    for k in range(400):
+        copies = 2 + k % 3
+        calls = ["1/1"] * (copies // 2) + ["0/1"] * (copies % 2)
+        calls += ["0/0"] * (12 - len(calls))
+        records.append((f"rad{k}", 9, "A", "C", ".", "AA=A", "GT", calls))
+    (tmp_path / "birds.vcf").write_text(vcf_text(records))
+    (tmp_path / "species.txt").write_text(LIST)
+    options = ("--project", 12, 10, "--callable_bp", 60_000, "--n_loci", 400)
+    notes = [line for line in spectrum(tmp_path, *options)[1] if line.startswith("Note: ")]
+    for words in ("0 singletons beside up to 134", "one SNP for each locus?", "AA is REF"):
+        assert sum(words in note for note in notes) == 1
+    assert len(notes) == 3
+
+
+RECORD = ("1", 5, "A", "C", "PASS", "AA=A", "GT", ["0/1"] * 12)
+VCF = vcf_text([RECORD])
+GZ = gzip.compress(VCF.encode() * 50)
+ODD = "version https://git-lfs.github.com/spec/v1\noid sha256:0\n"
+
+
+def with_record(**changes):
+    """The VCF with another record."""
+    keys = ("chrom", "pos", "ref", "alt", "passed", "info", "keys", "calls")
+    return vcf_text([tuple((dict(zip(keys, RECORD, strict=True)) | changes).values())])
+
+
+@pytest.mark.parametrize(
+    ("files", "options", "words"),
+    [
+        ({"list": LIST.replace("i3\tfinch", "i3")}, "", "line 4: 'i3' must be a name, a tab, and"),
+        ({"list": LIST.replace("i3\tfinch", "\tfinch")}, "", "line 4: '\\tfinch' must be"),
+        ({"list": LIST.replace("\t", ",")}, "", "a tab, not a comma"),
+        ({"list": LIST.replace("\t", ", ")}, "", "a tab, not a comma"),
+        ({"list": LIST.encode("utf-16")}, "", "species.txt is not plain text in UTF-8"),
+        ({"list": LIST + "i12\ttit\n"}, "", "'i12' of the list is not in it (#CHROM)"),
+        ({"list": LIST + "i1\ttit\n"}, "", "'i1' is there twice, in lines 2 and 13"),
+        (
+            {"list": LIST.replace("tit", "Tit")},
+            "",
+            "no individual of 'tit'; it lists 'Tit', 'finch'",
+        ),
+        ({"list": "finch\ti1\ntit\ti2\n"}, "", "columns are swapped"),
+        ({"list": VCF}, "", "species.txt is a VCF: first the VCF, then the list"),
+        ({"list": None}, "", "species.txt: No such file"),
+        ({"vcf": None}, "", "birds.vcf: No such file"),
+        ({"vcf": LIST}, "", "birds.vcf is not a VCF: it starts with 'i0\\tfinch'"),
+        ({"vcf": b"BCF\2\2"}, "", "is a BCF: 'bcftools view"),
+        ({"vcf": gzip.compress(b"BCF\2\2")}, "", "is a BCF: 'bcftools view"),
+        ({"vcf": ODD}, "", "'git lfs pull'"),
+        ({"vcf": ""}, "", "birds.vcf is not a VCF"),
+        ({"vcf": GZ[: len(GZ) // 2]}, "", "birds.vcf is damaged or incomplete"),
+        ({"vcf": VCF.replace("#CHROM", "#chrom")}, "", "no #CHROM line"),
+        ({"vcf": VCF.replace("i3", "i 3")}, "", "'i3' of the list is not in it (#CHROM)"),
+        ({"vcf": VCF.replace("i3", "i4")}, "", "'i3' of the list is not in it (#CHROM)"),
+        ({"vcf": VCF[:-9]}, "", "line 3: damaged, or cut off before column 21"),
+        ({"vcf": with_record(keys="DP")}, "", "line 3: there is no GT"),
+        ({"vcf": vcf_text([])}, "", "it has no records"),
+        ({"vcf": with_record(ref="0", alt="1")}, "", "no alleles are nucleotides"),
+        ({"vcf": with_record(passed="q10")}, "", "no SNP has PASS or . in its FILTER"),
+        ({"vcf": with_record(calls=["0/0"] * 11 + ["0/1"])}, "", "no SNP varies in A and B"),
+        ({"vcf": with_record(info="AA=G")}, "", "no SNP has AA= in INFO: use --folded"),
+        ({}, "--project 14 10", "at most 12 and 10 have been called"),
+        ({}, "--callable_bp 2", "--callable_bp 2 are too few"),
+        ({}, "--project 3 4", "--project takes even numbers, 2 or more"),
+        ({}, "--project 0 4", "--project takes even"),
+        ({}, "--out observed.vcf", "a name that ends in .fs"),
+        ({}, "--out no/where.fs", "in a folder that exists"),
+        ({}, "--mutation_rate -1", "--mutation_rate"),
+        ({}, "--snps 3", "unrecognized arguments: --snps 3"),
+    ],
+    ids=lambda value: value if isinstance(value, str) and " " in value else "",
+)
+def test_one_line_tells_what_is_wrong(tmp_path, files, options, words):
+    for name, content in {"vcf": VCF, "list": LIST, **files}.items():
+        path = tmp_path / {"vcf": "birds.vcf", "list": "species.txt"}[name]
+        if content is not None:
+            path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    (tmp_path / "observed.fs").write_text("an earlier one")
+    typed = ("--project", 4, 4, *SIZES, *options.split())
+    done = script(tmp_path, "birds.vcf", "species.txt", "finch", "tit", *typed)
+    assert words in done.stderr and done.stderr.startswith("vcf_to_spectrum.py: error: ")
+    assert done.stderr.count("\n") == 1
+    usage = options and words not in ("at most 12 and 10 have been called",)
+    assert done.returncode == (2 if usage and "too few" not in words else 1)
+    assert (tmp_path / "observed.fs").read_text() == "an earlier one"
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_other_ends(tmp_path):
+    (tmp_path / "birds.vcf").write_text(VCF)
+    (tmp_path / "species.txt").write_text(LIST)
+    words = ("birds.vcf", "species.txt", "finch", "tit", *SIZES, "--project", 4, 4)
+    done = script(tmp_path, *("finch" if word == "tit" else word for word in words))
+    assert (done.returncode, "A and B are both 'finch'" in done.stderr) == (2, True)
+    site = "import sys; sys.modules['dadi'] = None"
+    (tmp_path / "sitecustomize.py").write_text(site)
+    done = script(tmp_path, *words, PYTHONPATH=str(tmp_path))
+    assert done.stderr == "vcf_to_spectrum.py: error: dadi is not installed: pip install dadi\n"
+    (tmp_path / "sitecustomize.py").write_text("import re; re.search = None")
+    (tmp_path / "species.txt").write_text("i1\n")
+    done = script(tmp_path, *words, PYTHONPATH=str(tmp_path))
+    assert (done.returncode, done.stderr.count("\n")) == (1, 1)
+    assert "unforeseen TypeError" in done.stderr
+    done = script(tmp_path, *words, PYTHONPATH=str(tmp_path), RUNML_TRACEBACK="1")
+    assert done.stderr.startswith("Traceback")
+
+
+@pytest.mark.skipif(not PUBLIC.is_dir(), reason="files that are not part of the project")
+@pytest.mark.parametrize(
+    ("vcf", "words"),
+    [
+        ("bad_filter.vcf", "no SNP has PASS or . in its FILTER column"),
+        ("no_aa_info.vcf", "no SNP has AA= in INFO: use --folded"),
+        ("not_nucl.vcf", "no alleles are nucleotides"),
+        ("one_ploidy.vcf", "at most 3 and 3 have been called"),
+    ],
+)
+def test_public_files(tmp_path, vcf, words):
+    names = [f"tsk_{n}\t{'YRI' if n < 3 else 'CEU'}\n" for n in range(6)]
+    (tmp_path / "list.txt").write_text("".join(names))
+    options = (*SIZES, "--project", 4, 4, *["--folded"] * (vcf == "one_ploidy.vcf"))
+    done = script(tmp_path, PUBLIC / vcf, "list.txt", "YRI", "CEU", *options)
+    assert (done.returncode, done.stderr.count("\n")) == (1, 1) and words in done.stderr
+    done = script(tmp_path, PUBLIC / vcf, PUBLIC / "bad.popmap", "YRI", "CEU", *options)
+    assert "'tsk_4' is there twice, in lines 3 and 6" in done.stderr
