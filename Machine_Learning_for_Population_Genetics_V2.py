@@ -2653,8 +2653,8 @@ def print_verdict(prediction, table):
     if not prediction.has_learned:
         loss = validation_loss(table)[0]
         print_wrapped(
-            f"The network has learned nothing, and tells no model: its validation loss is {loss:.2f}; "
-            f" tossing a coin has {CHANCE_LOSS:.2f}."
+            f"The network has learned nothing, and tells no model: validation loss {loss:.2f}, "
+            f"tossing a coin {CHANCE_LOSS:.2f}."
         )
     validation, odds = table.parts()[1], gene_flow / max(1 - gene_flow, 1e-9)
     bayes_factor = f"{odds:.2g}" if 0.001 < odds < 1000 else "beyond 1,000, or below 1 in 1,000"

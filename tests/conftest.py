@@ -1,6 +1,5 @@
 """The script as a module, what several files of tests share, and one small trained model for all."""
 
-import contextlib
 import csv
 import shutil
 import subprocess
@@ -11,20 +10,20 @@ import numpy as np
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
+EXAMPLES = ROOT.parent / "shared" / "examples"  # real files, where they are there
 sys.path.insert(0, str(ROOT))
 
 import Machine_Learning_for_Population_Genetics_V2 as runml  # noqa: E402
 
 SCRIPT = [sys.executable, str(ROOT / "Machine_Learning_for_Population_Genetics_V2.py")]
 SMALL = ("--n_reps", 20, "--sequence_length", 5000)
-SET = ("sfs.npy", "responses.npy", "parameters.npy", "settings.json")
+STOPPED = "runml: stopped; what was not finished has replaced nothing.\n"
 
 
 def command(*words, **kwargs):
     """Run the script as a student does, in a process of its own, with its output in a pipe."""
-    return subprocess.run(
-        [*SCRIPT, *map(str, words)], capture_output=True, text=True, check=False, timeout=300, **kwargs
-    )
+    words = [*SCRIPT, *map(str, words)]
+    return subprocess.run(words, capture_output=True, text=True, check=False, timeout=300, **kwargs)
 
 
 def run(capsys, *words):
@@ -73,8 +72,8 @@ def fixed_settings(**changes):
 
 
 def spectra(settings, n_rows, stream=runml.TRAINING_SET):
-    """The first rows of a dataset, simulated in this process."""
-    return runml.simulate_rows(settings, stream, range(n_rows))
+    """The first rows of a dataset, simulated in this process, shape (rows, a, b, 1)."""
+    return runml.simulate_block(settings, stream, range(n_rows))["sfs"]
 
 
 @pytest.fixture(scope="session")
@@ -95,47 +94,25 @@ def copy(tmp_path, trained):
     return Path(shutil.copytree(trained[0], tmp_path / "data"))
 
 
-STOPPED = "runml: stopped; what was not finished has replaced nothing.\n"
-
-
-def unfinished_array(folder):
-    """The array of an unfinished simulation, which lies in a hidden folder; None if there is none."""
-    return next(folder.glob(".*/simulated_sfs.npy"), None)
-
-
-def toy_rows(settings, _stream, n_rows, _processes, first_row=0):
-    """In place of `simulate_dataset`: spectra that tell their seed and their row."""
-    shape = [2 * n + 1 for n in settings.sample_size]
-    for first in range(first_row, n_rows, 7):
-        rows = np.arange(first, min(first + 7, n_rows), dtype=np.int32) + 10_000 * settings.seed + 1
-        yield np.tile(rows[:, np.newaxis, np.newaxis, np.newaxis], (*shape, 1))
-
-
-@pytest.fixture
-def toy(monkeypatch):
-    """Simulations that take no time: neither msprime, nor processes, nor pictures."""
-    monkeypatch.setattr(runml, "simulating_processes", lambda *_, **__: contextlib.nullcontext())
-    monkeypatch.setattr(runml, "simulate_dataset", toy_rows)
-    monkeypatch.setattr(runml, "save_picture", lambda *_, **__: None)
-
-
-class Killed(BaseException):
-    """Stands for SIGKILL: nothing may tidy up after it."""
-
-
-def killed_midway(monkeypatch, folder, *argv):
-    """A simulation of toys that is killed when half of its rows are written."""
-
-    def half(settings, stream, n_rows, *processes):
-        yield from toy_rows(settings, stream, n_rows // 2, *processes)
-        raise Killed
-
-    with monkeypatch.context() as patch, pytest.raises(Killed):
-        patch.setattr(runml, "simulate_dataset", half)
-        runml.main(["--simulate", *map(str, argv), "--data_dir", str(folder)])
+def toy_blocks(_function, tasks, _run):
+    """In place of `in_parallel`: blocks whose spectra tell their seed and their row."""
+    for settings, _stream, block in tasks:
+        shape = runml.sfs_shape(settings.sample_size)
+        numbers = np.array(block, np.int32) + 10_000 * settings.seed + 1
+        yield {
+            "sfs": np.tile(numbers[:, np.newaxis, np.newaxis, np.newaxis], (*shape, 1)),
+            "responses": np.array(block, np.int32) % 2,
+            "parameters": np.ones(len(block), runml.PARAMETERS),
+        }
 
 
 @pytest.fixture
 def no_pictures(monkeypatch):
     """Pictures take longer than all else."""
     monkeypatch.setattr(runml, "save_picture", lambda *_, **__: None)
+
+
+@pytest.fixture
+def toy(monkeypatch, no_pictures):
+    """Simulations that take no time: neither msprime, nor processes, nor pictures."""
+    monkeypatch.setattr(runml, "in_parallel", toy_blocks)
