@@ -31,7 +31,16 @@ import importlib.util
 import signal
 import sys
 
-PACKAGES = ["demesdraw", "joblib", "keras", "matplotlib", "msprime", "numpy", "sklearn", "tensorflow"]
+PACKAGES = [
+    "demesdraw",
+    "joblib",
+    "keras",
+    "matplotlib",
+    "msprime",
+    "numpy",
+    "sklearn",
+    "tensorflow",
+]
 # Under a notebook's %run, signals, streams and the process are the notebook's.
 STANDALONE = __name__ == "__main__" and "IPython" not in sys.modules
 
@@ -127,10 +136,7 @@ class SimulationSettings:
     """What is simulated. Times are in generations, sizes in diploid individuals."""
 
     sample_size: PerSpecies = option(
-        PerSpecies(10, 10),
-        "diploid individuals per species: one number, or two for A and B",
-        1,
-        250,
+        PerSpecies(10, 10), "diploid individuals per species: one number, or A and B", 1, 250
     )
     sequence_length: int = option(100_000, "base pairs of one locus", 1, 1e9)
     n_loci: int = option(1, "independent loci, whose spectra are added up", 1, 1e6)
@@ -974,45 +980,59 @@ def make_reference_table(dataset, inputs, split, model, folded):
     )
 
 
-N_COMPONENTS = 8  # principal components: with fewer, ghosts and size reductions are seen less often
-N_MIXTURE = 8  # components of the density model: a single normal would fill what is bent
-COVERAGE_PERCENT = 99.2  # of a model's spectra that lie within its limit
+N_COMPONENTS = 8  # principal components of the network's input
+N_MIXTURE = 12  # components of the density model: a single normal would fill what is bent
+N_NEAREST = 50  # simulations of a model: more make the ranges of parameters wider
+FALSE_ALARMS = 0.01  # proportion of a model's own spectra that a check takes for outliers, at least
 LOG_SUMMARIES = ("SNPs", "pi in A", "pi in B", "d_XY", "shared", "derived allele major")
-N_NEAREST = 100  # simulations of a model
-MIN_DEVIATION = 0.25  # of a bin's root among them; that of a Poisson count is one half
 
 
-class ModelDensity:
-    """How densely one model's simulations lie around a spectrum, and which are nearest to it.
+class ModelFit:
+    """What one model's simulations, a `ReferenceTable` of N, say about other spectra.
 
-    A spectrum's features are its scores on the principal components of the inputs, the logarithm
-    of its distance from them, and logarithms of summaries, which make what is missing stand out
-    (folded spectra have no derived alleles above one half); all of them in standard deviations. A
-    mixture of normal distributions is fitted to those of the training part. The distance of a
-    spectrum, a Mahalanobis distance were there only one of them, is in units of the limit that
-    `COVERAGE_PERCENT` of the validation part stay within.
+    Whether they could have made a spectrum is asked twice. Before inference: how dense are the
+    simulations around its features, by a mixture of normal distributions? After inference: has each
+    species as many singletons as the nearest simulations let expect, which shows changes of size
+    (Fu and Li 1993)? Each simulation is judged by the others in the same way, so p-values are the
+    proportions of them that are as extreme. The nearest simulations are those with nearly the same
+    estimates of the parameters (semi-automatic ABC, Fearnhead and Prangle 2012).
     """
 
     def __init__(self, table):
+        from scipy.stats import norm, rankdata
         from sklearn.decomposition import PCA
+        from sklearn.linear_model import RidgeCV
         from sklearn.mixture import GaussianMixture
+        from sklearn.model_selection import KFold
+        from sklearn.neighbors import NearestNeighbors
         from sklearn.preprocessing import StandardScaler
 
-        self.table, (training, validation) = table, table.parts()
-        n, n_bins = len(training.labels), training.inputs[0].size
-        n_components = min(N_COMPONENTS, 1 + n // 20, n_bins // 3)
-        self.components = PCA(n_components, random_state=0).fit(flat(training.inputs))
-        self.scaler = StandardScaler().fit(self.raw_features(training))
-        self.mixture = GaussianMixture(
-            min(N_MIXTURE, 1 + n // 200), reg_covar=0.001, random_state=0
-        )
-        self.mixture.fit(self.features(training))
-        self.peak, self.limit = self.mixture.score_samples(self.mixture.means_).max(), 1
-        self.limit = np.percentile(self.distance(validation), COVERAGE_PERCENT, method="weibull")
-        self.all_features = self.features(table)
+        self.table, n, n_bins = table, len(table.labels), table.inputs[0].size
+        self.components = PCA(min(N_COMPONENTS, 1 + n // 20, n_bins // 3), random_state=0)
+        self.components.fit(flat(table.inputs))
+        self.scaler = StandardScaler().fit(self.raw_features(table))
+        own, self.rarities = self.features(table), np.empty(n)
+        n_mixture = min(N_MIXTURE, 1 + n // 200)
+        self.density = GaussianMixture(n_mixture, reg_covar=0.1, random_state=0)
+        for most, rest in KFold(5, shuffle=True, random_state=0).split(own):
+            self.rarities[rest] = -self.density.fit(own[most]).score_samples(own[rest])
+        self.density.fit(own)
+
+        parameters = np.column_stack([table.parameters[name] for name in PARAMETERS.names])
+        scaled = norm.ppf((rankdata(parameters, axis=0) - 0.5) / n)  # each prior as a normal one
+        targets = own if np.isnan(parameters).any() else scaled
+        self.axes = RidgeCV(np.logspace(-1, 4, 8)).fit(own, targets)
+        self.places = self.axes.predict(own)
+        self.neighbours = NearestNeighbors(n_neighbors=min(N_NEAREST, n // 4)).fit(self.places)
+        self.nearest_of_own = self.neighbours.kneighbors(return_distance=False)  # of the others
+        self.misfits = self.misfit(table, self.places, self.nearest_of_own)
 
     def raw_features(self, spectra):
-        """The features of spectra (what has `inputs` and `summaries`) before they are scaled."""
+        """What describes spectra, before it is scaled; they have `inputs` and `summaries`.
+
+        Logarithms of summaries make what is missing stand out: folded spectra have no derived
+        alleles above one half.
+        """
         inputs = flat(spectra.inputs)
         scores = self.components.transform(inputs)
         residual = inputs - self.components.inverse_transform(scores)
@@ -1024,21 +1044,56 @@ class ModelDensity:
         """The features of spectra, shape (N, features)."""
         return self.scaler.transform(self.raw_features(spectra))
 
-    def distance(self, spectra):
-        """Their distances from the simulations, shape (N,), above 1 for an outlier."""
-        density = self.mixture.score_samples(self.features(spectra))
-        return np.sqrt(2 * np.maximum(self.peak - density, 0)) / self.limit
+    def p_value(self, spectra):
+        """The proportion of the simulations that are as far out as each spectrum, shape (N,)."""
+        return p_values(-self.density.score_samples(self.features(spectra)), self.rarities)
 
-    def nearest(self, spectrum):
-        """The `ReferenceTable` of the simulations nearest to one spectrum: rejection ABC."""
-        squares = ((self.all_features - self.features(spectrum)) ** 2).sum(axis=1)
-        return self.table.rows(np.argsort(squares, kind="stable")[:N_NEAREST])
+    def nearest(self, spectra):
+        """Places of spectra among the simulations, and the rows of the nearest (rejection ABC)."""
+        places = self.axes.predict(self.features(spectra))
+        return places, self.neighbours.kneighbors(places, return_distance=False)
+
+    def expected(self, places, nearest, values):
+        """Mean and standard deviation of values, (N, V), to expect at places, (M, axes): (M, V).
+
+        By a linear regression on the nearest simulations, as these may lie on one side of a place
+        (Beaumont et al. 2002).
+        """
+        off = np.insert(self.places[nearest] - places[:, np.newaxis], 0, 1, axis=2)
+        gram = off.swapaxes(1, 2) @ off + 0.01 * np.eye(off.shape[2])
+        near, mean = values[nearest], values[nearest].mean(axis=1, keepdims=True)
+        coefficients = np.linalg.solve(gram, off.swapaxes(1, 2) @ (near - mean))
+        return mean[:, 0] + coefficients[:, 0], (near - off @ coefficients).std(axis=1)
+
+    def misfit(self, spectra, places, nearest):
+        """The sum of squares of both species' singletons off what is expected, shape (N,)."""
+        own, known = singleton_proportions(spectra.inputs), singleton_proportions(self.table.inputs)
+        mean, deviation = self.expected(places, nearest, known)
+        return (((own - mean) / np.maximum(deviation, 1e-3)) ** 2).sum(axis=1)
+
+    def coverage(self, name):
+        """How often a parameter lies within 5% and 95% of the nearest simulations' (validation)."""
+        values = self.table.parameters[name]
+        low, high = np.quantile(values[self.nearest_of_own], [0.05, 0.95], axis=1)
+        return ((low <= values) & (values <= high))[self.table.is_validation].mean()
 
 
-def standardise(inputs, near):
-    """How far inputs are from the mean of the nearest simulations, in their standard deviations."""
-    deviation = np.maximum(near.inputs.std(axis=0), MIN_DEVIATION)
-    return (inputs - near.inputs.mean(axis=0)) / deviation
+def singleton_proportions(inputs):
+    """Of the SNPs in each species, those that one chromosome alone carries, shape (N, 2)."""
+    counts = inputs[..., 0] ** 2  # the second bin has the count 1 alone
+    of_each = [counts.sum(axis=axis)[:, 1:-1] for axis in (2, 1)]
+    return np.column_stack([own[:, 0] / np.maximum(own.sum(axis=1), 1) for own in of_each])
+
+
+def p_values(values, simulated):
+    """The proportion of a model's spectra expected to be as extreme as values, shape (N,)."""
+    at_least = len(simulated) - np.searchsorted(np.sort(simulated), values)
+    return (1 + at_least) / (1 + len(simulated))
+
+
+def false_alarms(n):
+    """The expected proportion of outliers among a model's own spectra, given n simulations."""
+    return max(FALSE_ALARMS, 1 / (n + 1))
 
 
 def percentile(value, values):
@@ -1261,6 +1316,7 @@ VERDICTS = {
     "out of range": "none, as the spectrum lies outside what was simulated.",
 }
 MAX_PICTURES = 10
+MIN_DEVIATION = 0.25  # of a bin's root; that of a Poisson count is one half
 MARGIN = 0.01  # of a summary's range: how far beyond it a value counts as outside
 
 
@@ -1275,9 +1331,13 @@ class Prediction:
     probabilities: np.ndarray  # (2,)
     percentiles: dict  # by summary, where its value lies among the simulations of each model
     outside: list  # the summaries whose values are beyond all simulations
-    distances: list  # from the simulations of each model, above 1 for an outlier
-    nearest: ReferenceTable  # the nearest simulations of the model that the network favours
-    misfit: float  # to these, above 1 for an outlier
+    p_values: list  # under each model, before inference
+    p_after: float  # under the favoured model, after inference
+    nearest: ReferenceTable  # the nearest simulations of the favoured model
+    residual: (
+        np.ndarray
+    )  # of the inputs, (bins of A, bins of B), in these ones' standard deviations
+    n_simulated: int  # simulations of the favoured model in the reference table
     has_learned: bool  # whether the network does better than a coin
 
     @property
@@ -1294,7 +1354,7 @@ class Prediction:
         """What it would be, had the network given other probabilities."""
         if self.outside:
             return "out of range"
-        if max(self.distances[self.favoured], self.misfit) > 1:
+        if self.p_values[self.favoured] <= false_alarms(self.n_simulated):
             return "neither"
         told = is_told(probabilities) and self.has_learned
         return MODELS[probabilities.argmax()] if told else "undecided"
@@ -1303,18 +1363,18 @@ class Prediction:
 def predict(folder, spectra, bootstrap, rows, network=None):
     """`runml --predict FILE...`: from the network and observed spectra to verdicts."""
     network = network or load_network(folder / MODEL)
-    densities = [ModelDensity(network.table.of_model(label)) for label in range(2)]
+    fits = [ModelFit(network.table.of_model(label)) for label in range(2)]
     predictions, resampled = (
-        [make_prediction(path, observed, network, densities) for path, observed in some.items()]
+        [make_prediction(path, observed, network, fits) for path, observed in some.items()]
         for some in (spectra, bootstrap)
     )
     with new_files(folder, "predictions") as staging:
-        for each in predictions + resampled:
-            of = "" if each in predictions else predictions[0].path
-            rows.append(row_of_prediction(each, network) | {"bootstrap_of": str(of)})
+        rows += [row_of_prediction(each, network) | {"bootstrap_of": ""} for each in predictions]
+        of = {"bootstrap_of": str(predictions[0].path)}
+        rows += [row_of_prediction(each, network) | of for each in resampled]
         save_table(staging / "predictions.csv", rows)
     for prediction in predictions:
-        print_prediction(prediction, network)
+        print_prediction(prediction, network, fits[prediction.favoured])
         print_ensemble(prediction, network, rows)
     if resampled:
         print_bootstrap(resampled)
@@ -1330,19 +1390,19 @@ def predict(folder, spectra, bootstrap, rows, network=None):
         print(f"(Of {len(predictions):,} spectra, the first {MAX_PICTURES} are drawn.)")
 
 
-def make_prediction(path, observed, network, densities):
+def make_prediction(path, observed, network, fits):
     """The `Prediction` of one observed spectrum."""
     sfs, folded = observed.counts[np.newaxis, ..., np.newaxis], network.settings.folded
     spectrum = SimpleNamespace(inputs=network_inputs(sfs, folded), summaries=summarise(sfs, folded))
     probabilities, table = predict_probabilities(network.model, sfs)[0], network.table
-    nearest = densities[probabilities.argmax()].nearest(spectrum)
-    own, theirs = (
-        standardise(inputs, nearest) ** 2 for inputs in (spectrum.inputs, nearest.inputs)
-    )
+    fit = fits[probabilities.argmax()]
+    places, nearest = fit.nearest(spectrum)
+    mean, deviation = fit.expected(places, nearest, flat(fit.table.inputs))
+    residual = (flat(spectrum.inputs) - mean) / np.maximum(deviation, MIN_DEVIATION)
     percentiles, outside = {}, []
     for name in table.summaries.dtype.names:
         value, all_values = spectrum.summaries[name][0], table.summaries[name]
-        of_models = [density.table.summaries[name] for density in densities]
+        of_models = [each.table.summaries[name] for each in fits]
         percentiles[name] = [percentile(value, values) for values in of_models]
         margin = MARGIN * np.ptp(all_values)
         if not all_values.min() - margin <= value <= all_values.max() + margin:
@@ -1356,9 +1416,11 @@ def make_prediction(path, observed, network, densities):
         probabilities=probabilities,
         percentiles=percentiles,
         outside=outside,
-        distances=[density.distance(spectrum)[0] for density in densities],
-        nearest=nearest,
-        misfit=own.sum() / theirs.sum(axis=(1, 2, 3)).max(),
+        p_values=[each.p_value(spectrum)[0] for each in fits],
+        p_after=p_values(fit.misfit(spectrum, places, nearest), fit.misfits)[0],
+        nearest=fit.table.rows(nearest[0]),
+        residual=residual.reshape(spectrum.inputs.shape[1:3]),
+        n_simulated=len(fit.table.labels),
         has_learned=loss + 2 * error < CHANCE_LOSS,
     )
 
@@ -1397,10 +1459,12 @@ def only_command_in(folder):
             raise UserError(f"another command is at work in {folder}: {advice}") from None
         except OSError:
             print(f"({folder} is on a file system without locks: one command at a time, please.)")
-        finish_moves(folder)
-        yield
-    if is_new and [path.name for path in folder.iterdir()] == [".lock"]:  # it has come to nothing
-        shutil.rmtree(folder)
+        try:
+            finish_moves(folder)
+            yield
+        finally:
+            if is_new and [path.name for path in folder.iterdir()] == [".lock"]:
+                shutil.rmtree(folder)  # as it has come to nothing
 
 
 @contextlib.contextmanager
@@ -1782,12 +1846,8 @@ def load_network(path):
         both = [np.bincount(part.labels, minlength=2).min() > 0 for part in table.parts()]
         if len(lengths) > 1 or not all(both):
             raise ValueError("its reference table is none")
-        numbers = [
-            *weights,
-            table.inputs,
-            table.probabilities,
-            *map(list, table.summaries.tolist()),
-        ]
+        summaries = [table.summaries[name] for name in table.summaries.dtype.names]
+        numbers = [*weights, table.inputs, table.probabilities, *summaries]
         if not all(np.isfinite(array).all() for array in numbers):
             raise ValueError("some of it is no number")
         model.set_weights(weights)
@@ -1844,9 +1904,7 @@ def local_workers(n_workers):
             advice = "perhaps as the memory was full: try fewer --workers"
             raise UserError(f"a simulating process was killed, {advice}") from None
         except BaseException:
-            for (
-                worker
-            ) in executor._processes.values():  # what terminate_workers does in Python 3.14
+            for worker in list(executor._processes.values()):  # terminate_workers, in Python 3.14
                 worker.terminate()
             raise
 
@@ -2577,9 +2635,9 @@ def row_of_prediction(prediction, network):
         "gene_flow": prediction.probabilities[1],
         "verdict": prediction.verdict,
         "within_training_range": "yes" if prediction.verdict in (*MODELS, "undecided") else "no",
-        "distance_divergence": f"{prediction.distances[0]:.3f}",
-        "distance_gene_flow": f"{prediction.distances[1]:.3f}",
-        "misfit": f"{prediction.misfit:.3f}",
+        "p_divergence": f"{prediction.p_values[0]:.4f}",
+        "p_gene_flow": f"{prediction.p_values[1]:.4f}",
+        "p_after_inference": f"{prediction.p_after:.4f}",
         "spectrum": fingerprint(prediction.observed.counts.tobytes()),
         "model": network.fingerprint,
         "training": fingerprint(as_saved(replace(network.settings, seed=0))),
@@ -2591,7 +2649,7 @@ def row_of_prediction(prediction, network):
     return {name: str(value) for name, value in row.items()}
 
 
-def print_prediction(prediction, network):
+def print_prediction(prediction, network, fit):
     """What a spectrum looks like among the simulations of each model, and the verdict."""
     names = prediction.observed.names
     print(f"\n{printable(prediction.path)}" + (f" (A: {', B: '.join(names)})" if names else ""))
@@ -2608,37 +2666,36 @@ def print_prediction(prediction, network):
             unit = unit if specification else ", in all"
         ranks = [f"{rank:.0f}" if math.isfinite(rank) else "outside" for rank in ranks]
         print(f"{name + unit:<36}{value:>12{form}}{ranks[0]:>14}{ranks[1]:>12}")
-    distances = [f"{distance:.2f}" for distance in prediction.distances]
-    print(f"{'distance (above 1: outlier)':<48}{distances[0]:>14}{distances[1]:>12}")
+    ps = [f"{p_value:.3f}" for p_value in prediction.p_values]
+    print(f"{'proportion of simulations as far out':<48}{ps[0]:>14}{ps[1]:>12}")
     for name in prediction.outside:
         print_wrapped(
             f"Warning: {name} outside all simulations. It depends on {SUMMARIES[name][2]}."
         )
-    print_nearest(prediction, network.table)
+    print_nearest(prediction, fit)
     print_verdict(prediction, network.table)
 
 
-def print_nearest(prediction, table):
-    """From which parameters the nearest simulations come, beside the prior."""
-    nearest, every = prediction.nearest, table.of_model(prediction.favoured)
-    print(
-        f"The {len(nearest.labels)} nearest simulations of {MODELS[prediction.favoured]} (ABC)"
-        f"\n  {'parameter':<24}{'median (5% to 95%)':>31}  prior, 5% to 95%"
+def print_nearest(prediction, fit):
+    """From which parameters the nearest simulations of the favoured model come, beside the prior."""
+    model, n = MODELS[prediction.favoured], len(prediction.nearest.labels)
+    heading = f"The {n} nearest simulations of {model}"
+    print(f"\n{heading:<38}{'median (5% to 95%)':>26}  prior; covers the truth in")
+    names = (
+        PARAMETERS.names if prediction.favoured else [*PARAMETERS.names[:4], *PARAMETERS.names[8:]]
     )
-    for name in PARAMETERS.names:
-        values, prior = nearest.parameters[name], every.parameters[name]
+    for name in names:
+        values, prior = prediction.nearest.parameters[name], fit.table.parameters[name]
         if np.isnan(prior).any() or np.ptp(prior) == 0:  # not known, or fixed
             continue
         form = ".2g" if np.median(prior) < 100 else ",.0f"
-        low, high = np.quantile(prior, [0.05, 0.95])
-        edge = max((values <= low).mean(), (values >= high).mean()) > EDGE_SHARE
-        wide = np.ptp(np.quantile(values, [0.05, 0.95])) > 0.9 * (high - low)
-        remark = ", piled up at its edge" if edge else ", nothing learnt" if wide else ""
-        ranges = f"{format_range(values, form):>31}  {low:{form}} to {high:{form}}"
-        print(f"  {name.replace('_', ' '):<24}{ranges}{remark}")
-
-
-EDGE_SHARE = 0.3  # of the nearest simulations within the outer 5% of a prior, where 5% are expected
+        low, high = np.quantile(values, [0.05, 0.95])
+        least, most = np.quantile(prior, [0.05, 0.95])
+        edge = max((values < least).mean(), (values > most).mean()) >= 0.5
+        as_wide = ((low <= prior) & (prior <= high)).mean() >= 0.8
+        remark = ", AT THE PRIOR'S EDGE" if edge else ", nothing learnt" if as_wide else ""
+        ranges = f"{format_range(values, form):>36}  {least:{form}} to {most:{form}}"
+        print(f"  {name.replace('_', ' '):<26}{ranges}; {fit.coverage(name):.0%}{remark}")
 
 
 def print_verdict(prediction, table):
@@ -2649,6 +2706,11 @@ def print_verdict(prediction, table):
         print_wrapped(
             f"An outlier among the simulations of {model}. A history that is in neither model? "
             f"Priors that do not cover the truth? Are ancestral alleles known? Do {SCALE} fit?"
+        )
+    if prediction.p_after <= false_alarms(prediction.n_simulated):
+        print_wrapped(
+            f"Warning: unlike the nearest simulations in singletons (p = {prediction.p_after:.3f}): "
+            "a change of size, which --size_change_prior would allow for, or lost singletons?"
         )
     if not prediction.has_learned:
         loss = validation_loss(table)[0]
@@ -2713,12 +2775,11 @@ def print_assumptions(table):
     """What the answers take for granted, and what this design can say at best."""
     validation = table.parts()[1]
     best = np.quantile(validation.probabilities[validation.labels == 0, 0], 0.95)
-    n_fewest = min(np.bincount(validation.labels))
-    by_chance = max(1 - COVERAGE_PERCENT / 100, 1 / (n_fewest + 1)) + 1 / (N_NEAREST + 1)
+    by_chance = false_alarms(min(np.bincount(table.labels)))
     print_wrapped(
         "\nThese estimate posterior probabilities if both models, with the priors that were "
-        "simulated, are equally probable beforehand, and nothing else is. Of their spectra, about "
-        f"{by_chance:.1%} are taken for outliers."
+        "simulated, are equally probable beforehand, and nothing else is. Of a model's own spectra "
+        f"{by_chance:.1%} are taken for neither's, and as many get a warning about singletons."
     )
     hence = "" if best > 1 - MAX_ERROR else ": hardly any spectrum could get that verdict"
     print_wrapped(f"95% of true divergence is given less than {best:.3f} for divergence{hence}.")
@@ -3028,11 +3089,11 @@ def draw_prediction(figure, prediction, network):
     own, mean = prediction.inputs[0, ..., 0], near.inputs.mean(axis=0)[..., 0]
     tables, scale = logarithmic([own**2, mean**2], least=0.1)
     title = f"mean of the {len(near.inputs)} simulations of\n{model} that are nearest to it"
-    residual = standardise(prediction.inputs, near)[0, ..., 0]
+    residual = prediction.residual
     show_table(left, tables[0], "observed, counts in bins", "SNPs", folded, **scale)
     show_table(right, tables[1], title, "SNPs", folded, **scale)
     label = "standard deviations of the nearest simulations"
-    show_table(below, residual, "observed less simulated", label, folded, **around_zero(residual))
+    show_table(below, residual, "observed less expected", label, folded, **around_zero(residual))
     for axes in (left, right, below):
         show_bins(axes, shape)
     axes_of_all = PCA(2, random_state=0).fit(flat(network.table.inputs))
