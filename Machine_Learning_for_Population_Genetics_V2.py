@@ -2677,7 +2677,7 @@ def print_prediction(prediction, network, fit):
 
 
 def print_nearest(prediction, fit):
-    """From which parameters the nearest simulations of the favoured model come, beside the prior."""
+    """From which parameters the nearest simulations of the favoured model come."""
     model, n = MODELS[prediction.favoured], len(prediction.nearest.labels)
     heading = f"The {n} nearest simulations of {model}"
     print(f"\n{heading:<38}{'median (5% to 95%)':>26}  prior; covers the truth in")
@@ -2709,7 +2709,7 @@ def print_verdict(prediction, table):
         )
     if prediction.p_after <= false_alarms(prediction.n_simulated):
         print_wrapped(
-            f"Warning: unlike the nearest simulations in singletons (p = {prediction.p_after:.3f}): "
+            f"Warning: singletons unlike the nearest simulations' (p = {prediction.p_after:.3f}): "
             "a change of size, which --size_change_prior would allow for, or lost singletons?"
         )
     if not prediction.has_learned:
