@@ -2907,6 +2907,8 @@ def draw_history(figure, history, runs):
     `history` is from `train_network`; `runs` are the rows of `experiments.csv` on the same data,
     this run the last.
     """
+    from matplotlib.ticker import LogLocator, NullLocator
+
     figure.set_size_inches(13, 6)
     own, earlier = format_run(runs[-1]), {format_run(run): run for run in runs[:-1]}
     looks = itertools.cycle(itertools.product(("-", "--", ":"), OTHER_COLOURS))
@@ -2936,8 +2938,10 @@ def draw_history(figure, history, runs):
         axes.xaxis.get_major_locator().set_params(integer=True)
         if measure == "loss":
             axes.set(ylabel="loss (logarithmic)", yscale="log", ylim=(low / 1.1, high * 1.1))
+            digits = range(1, 10) if high < 3 * low else (1, 2, 5)
+            axes.yaxis.set_major_locator(LogLocator(subs=digits))
             axes.yaxis.set_major_formatter("{x:g}")
-            axes.yaxis.set_minor_formatter("{x:g}" if high < 8 * low else "")
+            axes.yaxis.set_minor_locator(NullLocator())
             axes.axhline(CHANCE_LOSS, color="0.6", linestyle=":", label="ln 2: tossing a coin")
     handles = figure.axes[0].get_legend_handles_labels()
     figure.legend(*handles, loc="outside lower center", ncols=3)
@@ -2978,6 +2982,7 @@ def draw_test(figure, results, probabilities, dataset, network):
             draw_binned(axes, values[rows], right[rows], MODELS[label], **style)
         axes.set(ylabel="accuracy, with its 95% interval")
     cells[1, 1].set(xlabel="divergence time, generations")
+    cells[1, 1].locator_params(axis="x", nbins=4)
     cells[1, 2].set(xlabel="migration rate per generation", xscale="log")
     for axes in (cells[0, 2], *cells[1]):
         axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.15), ncols=3, frameon=False)
@@ -3079,11 +3084,11 @@ def draw_prediction(figure, prediction, network):
     figure.set_size_inches(12, 10)
     shape, folded = prediction.observed.counts.shape, network.settings.folded
     near, model = prediction.nearest, MODELS[prediction.favoured]
-    a, b = prediction.observed.names or "AB"
+    names = printable(" and ".join(prediction.observed.names))
     figure.suptitle(
-        f"{printable(prediction.path.stem)} (A: {printable(a)}, B: {printable(b)})\n"
-        f"{VERDICTS[prediction.verdict]} Probability of gene flow: "
-        f"{format_probability(prediction.probabilities[1])}."
+        f"{printable(prediction.path.stem)}{names and f' ({names})'}: "
+        f"probability of gene flow {format_probability(prediction.probabilities[1])}\n"
+        f"Verdict: {VERDICTS[prediction.verdict]}"
     )
     (left, right), (below, scatter) = figure.subplots(2, 2)
     own, mean = prediction.inputs[0, ..., 0], near.inputs.mean(axis=0)[..., 0]
