@@ -2549,9 +2549,11 @@ def row_of_run(network, history, seconds):
         "seconds": f"{seconds:.1f}",
         "data": network.simulations,
         "leaps": "yes" if leaps(history["loss"]) else "no",
-        "validation_loss_by_epoch": " ".join(f"{loss:.4g}" for loss in history["val_loss"]),
-        "validation_accuracy_by_epoch": " ".join(f"{x:.4f}" for x in history["val_accuracy"]),
     }
+    for part, prefix in (("validation", "val_"), ("training", "")):
+        for measure in ("loss", "accuracy"):
+            curve = [f"{value:.4g}" for value in history[prefix + measure]]
+            row[f"{part}_{measure}_by_epoch"] = " ".join(curve)
     return {name: str(value) for name, value in row.items()}
 
 
@@ -2791,14 +2793,14 @@ def print_assumptions(table):
 # these can be told apart on a grey print, and by the colour-blind.
 
 COLOURS = ("#542788", "#e08214")  # of the two models; the ends of the scale "PuOr_r"
-OTHER_COLOURS = (
+OTHER_COLOURS = [
     "#0072b2",
     "#009e73",
     "#cc79a7",
     "#56b4e9",
     "#000000",
     "#999999",
-)  # Okabe and Ito's
+]  # Okabe and Ito's
 MAX_CURVES = 8  # of earlier runs
 MIN_PER_BIN = 10  # replicates: of fewer, no proportion is drawn
 
@@ -2808,7 +2810,6 @@ def save_picture(path, draw, *inputs):
 
     `draw` takes an empty figure, then `inputs`.
     """
-    beside = path.with_name(f".{path.name}")
     try:
         path.unlink(missing_ok=True)  # no old picture beside new numbers
         logging.getLogger("matplotlib").setLevel(logging.ERROR)  # it talks about its font cache
@@ -2817,134 +2818,133 @@ def save_picture(path, draw, *inputs):
 
             figure = Figure(layout="constrained")  # without pyplot, Agg draws: it needs no screen
             draw(figure, *inputs)
-            figure.savefig(beside, dpi=100, bbox_inches="tight")
-        beside.replace(path)
+            figure.savefig(path, dpi=100, bbox_inches="tight")
+        print(f"See {path}.")
     except Exception as error:
         print_error(f"{path} could not be drawn ({one_line(error)}). The numbers are saved.")
-    else:
-        print(f"See {path}.")
 
 
 def draw_models(figure, settings):
-    """The two models as tubes as wide as populations are large, at the medians of the priors."""
+    """The two models as tubes as wide as populations are large, at the medians of the priors.
+
+    A prior of changes of size, whose median may be none, is drawn at its end.
+    """
     import demesdraw
 
     figure.set_size_inches(12, 5.5)
+    middle = {
+        name: Prior(prior.median, prior.median)
+        for name, prior in vars(settings).items()
+        if isinstance(prior, Prior)
+    }
+    change = settings.size_change_prior
+    factor = change.low if change.low < 1 else change.high
     rng = np.random.default_rng(0)  # the older and the younger of two draws have no simple median
-    draws = np.array([draw_parameters(settings, 1, rng) for _ in range(999)])
-    median = np.array(tuple(np.median(draws[name]) for name in PARAMETERS.names), PARAMETERS)
-    onset, end = median["gene_flow_start"], median["gene_flow_stop"]
+    window = settings.gene_flow_start, settings.gene_flow_stop
+    windows = np.sort([[prior.draw(rng) for prior in window] for _ in range(999)], axis=1)
+    middle["gene_flow_stop"], middle["gene_flow_start"], middle["size_change_prior"] = (
+        Prior(value, value) for value in (*np.median(windows, axis=0), factor)
+    )
+    medians = draw_parameters(replace(settings, **middle), 1, rng)
+    divergence, rate = float(medians["divergence_time"]), mean_migration(medians)
+    onset, end = float(medians["gene_flow_start"]), float(medians["gene_flow_stop"])
+    times = {0: "today", divergence: f"divergence\n{divergence:,.0f}"}
     colours = {"A": "#0072b2", "B": "#56b4e9", "ancestor": "#999999"}
     for label, axes in enumerate(figure.subplots(1, 2)):
-        model = median.copy()
+        model = np.array(medians)
         for name in ("migration_a_to_b", "migration_b_to_a"):
             model[name] *= label and end < onset
         graph = demographic_model(model[()]).to_demes()
         demesdraw.tubes(graph, axes, colours=colours, seed=1, scale_bar=True)
         for tube in axes.collections:
             tube.set_alpha(1)
-        divergence = median["divergence_time"]
-        times = {0: "today", float(divergence): f"divergence\n{divergence:,.0f}"}
         axes.set(title=MODELS[label], ylabel="generations before today")
         if label:
             axes.axhspan(end, onset, color=COLOURS[1], alpha=0.3, zorder=0)
-            axes.set_title(f"gene flow: migration rate {mean_migration(median):.2g} per generation")
-            for time_, event in ((onset, "gene flow from"), (end, "to")):
-                times.setdefault(float(time_), f"{event}\n{time_:,.0f}")
+            axes.set_title(f"gene flow: migration rate {rate:.2g} per generation")
+            window = {end: f"gene flow to\n{end:,.0f}", onset: f"gene flow from\n{onset:,.0f}"}
+            times = window | times
         axes.set_yticks(list(times), times.values())
 
 
-def show_table(axes, table, title, label, folded=False, **scale):
-    """One joint SFS, or another table of its shape, as an image."""
+def show_tables(cells, tables, titles, label, signed=False, folded=False, bins_of=None):
+    """Joint SFS, or tables of their shape, as images on one scale of colours.
+
+    It is logarithmic, or centred if values are `signed`. `bins_of` is the shape of the spectra of
+    which the tables show bins.
+    """
+    from matplotlib.colors import CenteredNorm, LogNorm
+
+    tables = np.ma.array(tables) if signed else np.ma.masked_less_equal(tables, 0)
+    most = abs(tables).max()
+    norm = CenteredNorm(0, most) if signed else LogNorm(max(tables.min(), most / 1e4), most)
     alleles = "minor alleles" if folded else "derived alleles"
-    image = axes.imshow(table, origin="lower", **scale)
-    axes.set(title=title, xlabel=f"{alleles} in B", ylabel=f"{alleles} in A")
-    for axis in (axes.xaxis, axes.yaxis):
-        axis.get_major_locator().set_params(integer=True)
-    axes.figure.colorbar(image, ax=axes, label=label, shrink=0.8)
-
-
-def show_bins(axes, shape):
-    """Name the bins of a table of them, for spectra of a shape (n_A + 1, n_B + 1)."""
-    for axis, n in zip((axes.yaxis, axes.xaxis), shape, strict=True):
-        starts = allele_bins(n - 1)
-        ends = [start - 1 for start in starts[1:]] + [n - 1]
-        names = [f"{s}" if s == e else f"{s}-{e}" for s, e in zip(starts, ends, strict=True)]
-        axis.set_ticks(range(len(names)), names, fontsize="small")
-    axes.tick_params(axis="x", rotation=90)
-
-
-def logarithmic(tables, least=0):
-    """The tables without what is zero, and a scale of colours on which they compare."""
-    from matplotlib.colors import LogNorm
-
-    tables = np.ma.masked_less_equal(tables, 0)
-    return tables, {"norm": LogNorm(max(least, tables.min()), tables.max()), "cmap": "viridis"}
-
-
-def around_zero(tables):
-    """A scale of colours for tables of values of both signs."""
-    limit = abs(tables).max()
-    return {"cmap": "PuOr_r", "vmin": -limit, "vmax": limit}
+    for axes, table, title in zip(cells, tables, titles, strict=True):
+        image = axes.imshow(
+            table, origin="lower", norm=norm, cmap="PuOr_r" if signed else "viridis"
+        )
+        axes.set(title=title, xlabel=f"{alleles} in B", ylabel=f"{alleles} in A")
+        axes.figure.colorbar(image, ax=axes, label=label, shrink=0.8)
+        for axis, n in zip((axes.yaxis, axes.xaxis), bins_of or table.shape, strict=True):
+            axis.get_major_locator().set_params(integer=True)
+            if bins_of:
+                ends = [*allele_bins(n - 1), n]
+                spans = [sorted({start, end - 1}) for start, end in itertools.pairwise(ends)]
+                names = ["-".join(map(str, span)) for span in spans]
+                axis.set_ticks(range(len(spans)), names, fontsize="small")
+                axis.set_tick_params(rotation=90 * (axis is axes.xaxis))
 
 
 def draw_sfs(figure, dataset):
     """The mean joint SFS of the two models, and their log-ratio, which is where the signal is."""
     figure.set_size_inches(15, 4.6)
-    *panels, last = figure.subplots(1, 3)
+    *cells, last = figure.subplots(1, 3)
     means = [dataset.sfs[dataset.labels == label].mean(axis=0)[..., 0] for label in range(2)]
-    tables, scale = logarithmic(means)
-    for axes, model, table in zip(panels, MODELS, tables, strict=True):
-        show_table(axes, table, model, "mean number of SNPs", **scale)
-    ratio = np.ma.log2(tables[1] / tables[0])
+    show_tables(cells, means, MODELS, "mean number of SNPs")
+    ratio = np.ma.log2(np.ma.masked_equal(means[1], 0) / np.ma.masked_equal(means[0], 0))
     title = "how much more under gene flow"
-    show_table(last, ratio, title, "log2(gene flow / divergence)", **around_zero(ratio))
+    show_tables([last], ratio[np.newaxis], [title], "log2(gene flow / divergence)", signed=True)
 
 
 def draw_history(figure, history, runs):
     """Loss and accuracy by epoch: this run bold, the best of the earlier ones thin and named.
 
     `history` is from `train_network`; `runs` are the rows of `experiments.csv` on the same data,
-    this run the last.
+    this run the last. Earlier runs that rose again are drawn with their training curve, dashed.
     """
     from matplotlib.ticker import LogLocator, NullLocator
 
     figure.set_size_inches(13, 6)
     own, earlier = format_run(runs[-1]), {format_run(run): run for run in runs[:-1]}
-    looks = itertools.cycle(itertools.product(("-", "--", ":"), OTHER_COLOURS))
-    looks = {words: next(looks) for words in earlier}  # by age, so that they stay the same
+    colours = dict(zip(earlier, itertools.cycle(OTHER_COLOURS)))  # by age, so they stay the same
     earlier.pop(own, None)
     best = sorted(earlier, key=lambda words: float(earlier[words]["validation_loss"]))[:MAX_CURVES]
     for axes, measure in zip(figure.subplots(1, 2), ("loss", "accuracy"), strict=True):
-        training, validation = history[measure], history[f"val_{measure}"]
-        inside = [
-            *training,
-            *validation,
-        ]  # the limits are of these and of the better half of others
+        inside = [*history[measure], *history[f"val_{measure}"]]  # what the limits are of
         for rank, words in enumerate(best):
-            column = earlier[words][f"validation_{measure}_by_epoch"]
-            curve = [float(value) for value in column.split()]
-            inside += curve if rank < len(best) / 2 else []
-            line, colour = looks[words]
-            style = {"color": colour, "linestyle": line, "linewidth": 1, "marker": "."}
-            axes.plot(range(1, len(curve) + 1), curve, label=f"validation, {words}", **style)
-        epochs = range(1, len(training) + 1)
+            for part in ("validation", "training"):
+                column = earlier[words].get(f"{part}_{measure}_by_epoch", "")
+                curve = [float(value) for value in column.split()]
+                inside += curve if rank < len(best) / 2 else []
+                style = {"linestyle": "--"} if part == "training" else {"label": words}
+                style |= {"color": colours[words], "linewidth": 1}
+                axes.plot(range(1, len(curve) + 1), curve, **style)
+        epochs = range(1, len(history["loss"]) + 1)
         bold = {"linewidth": 2.5, "markersize": 6 if len(epochs) <= 20 else 3}
-        axes.plot(epochs, training, "s--", label=f"training, {own}", color=COLOURS[0], **bold)
-        axes.plot(epochs, validation, "o-", label=f"validation, {own}", color=COLOURS[1], **bold)
-        low, high = min(inside), max(inside)
-        margin = 0.05 * (high - low) or 0.01
+        label = f"this run, {own}"
+        axes.plot(epochs, history[measure], "s--", color=COLOURS[0], label="its training", **bold)
+        axes.plot(epochs, history[f"val_{measure}"], "o-", color=COLOURS[1], label=label, **bold)
+        low, high, margin = min(inside), max(inside), np.ptp(inside) / 20 or 0.01
         axes.set(xlabel="epoch", ylabel=measure, ylim=(low - margin, high + margin))
         axes.xaxis.get_major_locator().set_params(integer=True)
         if measure == "loss":
+            axes.axhline(CHANCE_LOSS, color="0.6", linestyle=":", label="ln 2: tossing a coin")
             axes.set(ylabel="loss (logarithmic)", yscale="log", ylim=(low / 1.1, high * 1.1))
             digits = range(1, 10) if high < 3 * low else (1, 2, 5)
-            axes.yaxis.set_major_locator(LogLocator(subs=digits))
-            axes.yaxis.set_major_formatter("{x:g}")
+            axes.yaxis.set(major_locator=LogLocator(subs=digits), major_formatter="{x:g}")
             axes.yaxis.set_minor_locator(NullLocator())
-            axes.axhline(CHANCE_LOSS, color="0.6", linestyle=":", label="ln 2: tossing a coin")
-    handles = figure.axes[0].get_legend_handles_labels()
-    figure.legend(*handles, loc="outside lower center", ncols=3)
+    lines = figure.axes[0].get_legend_handles_labels()
+    figure.legend(*lines, loc="outside lower center", ncols=3, title="validation; training dashed")
 
 
 def draw_test(figure, results, probabilities, dataset, network):
@@ -2956,78 +2956,72 @@ def draw_test(figure, results, probabilities, dataset, network):
     from sklearn.metrics import ConfusionMatrixDisplay, RocCurveDisplay
 
     figure.set_size_inches(16.5, 14)
-    elsewhere = test_name(dataset.specification, network.specification) == "test_elsewhere"
-    figure.suptitle(
-        "TESTED UNDER OTHER SETTINGS THAN THE TRAINING'S" if elsewhere else "test report"
-    )
+    if test_name(dataset.specification, network.specification) == "test_elsewhere":
+        figure.suptitle("UNDER OTHER SETTINGS THAN THOSE OF THE TRAINING")
     cells = figure.subplots(3, 3)
+    (matrix, roc, calibration), (mistakes, by_time, by_rate), (*attributed, beside) = cells
     gene_flow, labels, parameters = probabilities[:, 1], dataset.labels, dataset.parameters
-    right = (gene_flow > 0.5) == labels
+    right, accuracy = (gene_flow > 0.5) == labels, "accuracy, with its 95% interval"
 
-    matrix = ConfusionMatrixDisplay(np.array(results["confusion_matrix"]), display_labels=MODELS)
-    matrix.plot(ax=cells[0, 0], cmap="cividis", colorbar=False, values_format=",d")
-    cells[0, 0].set(title="confusion matrix", xlabel="model predicted", ylabel="true model")
-    RocCurveDisplay.from_predictions(labels, gene_flow, plot_chance_level=True, ax=cells[0, 1])
-    cells[0, 1].set(title="ROC curve", xlabel="false positives", ylabel="power")
-    draw_binned(cells[0, 2], np.clip(gene_flow, 1e-6, 1 - 1e-6), labels, "network", color="black")
-    cells[0, 2].plot([1e-6, 1 - 1e-6], [1e-6, 1 - 1e-6], ":", color="0.5", label="calibrated")
-    cells[0, 2].set(title="calibration", xlabel="probability of gene flow, stretched at the ends")
-    cells[0, 2].set(xscale="logit", ylabel="proportion with gene flow")
+    confusion = ConfusionMatrixDisplay(np.array(results["confusion_matrix"]), display_labels=MODELS)
+    confusion.plot(ax=matrix, cmap="cividis", colorbar=False, values_format=",d")
+    matrix.set(title="confusion matrix", xlabel="model predicted", ylabel="true model")
+    style = {"name": "network", "plot_chance_level": True}
+    RocCurveDisplay.from_predictions(labels, gene_flow, ax=roc, **style)
+    roc.set(title="ROC curve", xlabel="false positives", ylabel="power")
+    calibration.plot([1e-6, 1 - 1e-6], [1e-6, 1 - 1e-6], ":", color="0.5", label="calibrated")
+    clipped = np.clip(gene_flow, 1e-6, 1 - 1e-6)
+    draw_binned(calibration, clipped, labels, "network", color="black")
+    calibration.set(title="calibration", xscale="logit", ylabel="proportion with gene flow")
+    calibration.set(xlabel="probability of gene flow, stretched at the ends")
 
-    draw_mistakes(cells[1, 0], parameters, labels, right)
     rates, times = mean_migration(parameters), parameters["divergence_time"]
-    for axes, values, shown in ((cells[1, 1], times, (0, 1)), (cells[1, 2], rates, (1,))):
-        for label in shown:
-            rows, style = labels == label, {"color": COLOURS[label], "marker": "os"[label]}
-            draw_binned(axes, values[rows], right[rows], MODELS[label], **style)
-        axes.set(ylabel="accuracy, with its 95% interval")
-    cells[1, 1].set(xlabel="divergence time, generations")
-    cells[1, 1].locator_params(axis="x", nbins=4)
-    cells[1, 2].set(xlabel="migration rate per generation", xscale="log")
-    for axes in (cells[0, 2], *cells[1]):
+    draw_mistakes(mistakes, rates, times, labels, right)
+    for axes, values, label in ((by_time, times, 0), (by_time, times, 1), (by_rate, rates, 1)):
+        rows, style = labels == label, {"color": COLOURS[label], "marker": "os"[label]}
+        draw_binned(axes, values[rows], right[rows], MODELS[label], **style)
+    by_time.set(xlabel="divergence time, generations", ylabel=accuracy)
+    by_time.locator_params(axis="x", nbins=4)
+    by_rate.set(xlabel="migration rate per generation", ylabel=accuracy, xscale="log")
+    for axes in (calibration, mistakes, by_time, by_rate):
         axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.15), ncols=3, frameon=False)
 
-    draw_attributions(cells[2, :2], network, dataset.first())
+    draw_attributions(attributed, network, dataset.first())
     accuracies = {"network": results["accuracy"]} | results["baselines"]
-    n_right = [round(accuracy * results["n_test"]) for accuracy in accuracies.values()]
-    draw_proportions(cells[2, 2], range(len(n_right)), n_right, results["n_test"], color="black")
-    cells[2, 2].set_xticks(range(len(n_right)), [textwrap.fill(name, 11) for name in accuracies])
-    cells[2, 2].set(title="with and without a network", ylabel="accuracy, with its 95% interval")
+    n_right = [round(share * results["n_test"]) for share in accuracies.values()]
+    draw_proportions(beside, range(len(n_right)), n_right, results["n_test"], color="black")
+    beside.set_xticks(range(len(n_right)), [textwrap.fill(name, 11) for name in accuracies])
+    beside.set(title="with and without a network", ylabel=accuracy)
 
 
 def draw_proportions(axes, at, n_of, n, **style):
     """Proportions of `n_of` in `n`, as points with their 95% intervals."""
     n_of, n = np.broadcast_arrays(n_of, n)
-    proportions = n_of / n
     intervals = np.transpose([wilson_interval(*counts) for counts in zip(n_of, n, strict=True)])
-    axes.errorbar(at, proportions, abs(intervals - proportions), fmt="o", capsize=4, **style)
+    axes.errorbar(at, n_of / n, abs(intervals - n_of / n), fmt="o", capsize=4, **style)
 
 
 def draw_binned(axes, values, hits, label, n_bins=8, **style):
     """How often something is so along a value, in bins of equally many replicates."""
     n_bins = min(n_bins, max(1, len(values) // MIN_PER_BIN))
     bins = np.array_split(np.argsort(values, kind="stable"), n_bins)
-    means, n_of = [values[rows].mean() for rows in bins], [hits[rows].sum() for rows in bins]
+    means, n_hits = [values[rows].mean() for rows in bins], [hits[rows].sum() for rows in bins]
     label = f"{label}, bins of {len(bins[0]):,}"
-    draw_proportions(axes, means, n_of, [len(rows) for rows in bins], label=label, **style)
+    draw_proportions(axes, means, n_hits, [len(rows) for rows in bins], label=label, **style)
 
 
-def draw_mistakes(axes, parameters, labels, right):
+def draw_mistakes(axes, rates, times, labels, right):
     """Which pairs of species the network mistakes; divergence, which has no rate, is below."""
-    rates = mean_migration(parameters)
     lowest = rates[labels == 1].min()
-    strip = lowest / 10 ** np.random.default_rng(0).uniform(0.3, 0.8, len(rates))
-    heights, times = np.where(labels == 1, rates, strip), parameters["divergence_time"]
-    for label in range(2):
+    below = lowest / 10 ** np.random.default_rng(0).uniform(0.3, 0.8, len(rates))
+    heights = np.where(labels == 1, rates, below)
+    for label, model in enumerate(MODELS):
         rows = right & (labels == label)
-        axes.scatter(
-            times[rows], heights[rows], marker=".", color=COLOURS[label], label=MODELS[label]
-        )
+        axes.scatter(times[rows], heights[rows], marker=".", color=COLOURS[label], label=model)
     axes.scatter(times[~right], heights[~right], marker="x", color="black", label="mistaken")
     axes.axhline(lowest / 10**0.15, color="0.5", linewidth=1)
     axes.set(title=f"mistakes: {(~right).sum():,} of {len(right):,} replicates", yscale="log")
     axes.set(xlabel="divergence time, generations", ylabel="migration rate (below the line: none)")
-    axes.legend()
 
 
 ATTRIBUTION_STEPS = 32
@@ -3036,18 +3030,14 @@ N_ATTRIBUTED = 200  # spectra of each model
 
 def draw_attributions(cells, network, dataset):
     """What each bin adds to the log-odds of gene flow, in the mean over each model's spectra."""
-    folded = network.settings.folded
+    folded, tables = network.settings.folded, []
     baseline = network.table.parts()[0].inputs.mean(axis=0)
-    tables = []
     for label in range(2):
-        sfs = dataset.sfs[dataset.labels == label][:N_ATTRIBUTED]
-        inputs = network_inputs(sfs, folded)
+        inputs = network_inputs(dataset.sfs[dataset.labels == label][:N_ATTRIBUTED], folded)
         tables.append(attributions(network.model, inputs, baseline).mean(axis=0))
-    scale = around_zero(np.array(tables))
-    for axes, model, table in zip(cells, MODELS, tables, strict=True):
-        title = f"what speaks for (+) and against (-) gene flow,\nmean over true {model}"
-        show_table(axes, table, title, "attribution, log-odds", folded, **scale)
-        show_bins(axes, dataset.sfs.shape[1:3])
+    titles = [f"what speaks for (+) and against (-) gene flow,\ntrue {model}" for model in MODELS]
+    style = {"signed": True, "folded": folded, "bins_of": dataset.sfs.shape[1:3]}
+    show_tables(cells, tables, titles, "mean attribution, log-odds", **style)
 
 
 def attributions(model, inputs, baseline):
@@ -3082,35 +3072,26 @@ def draw_prediction(figure, prediction, network):
     from sklearn.decomposition import PCA
 
     figure.set_size_inches(12, 10)
-    shape, folded = prediction.observed.counts.shape, network.settings.folded
-    near, model = prediction.nearest, MODELS[prediction.favoured]
-    names = printable(" and ".join(prediction.observed.names))
-    figure.suptitle(
-        f"{printable(prediction.path.stem)}{names and f' ({names})'}: "
-        f"probability of gene flow {format_probability(prediction.probabilities[1])}\n"
-        f"Verdict: {VERDICTS[prediction.verdict]}"
-    )
-    (left, right), (below, scatter) = figure.subplots(2, 2)
-    own, mean = prediction.inputs[0, ..., 0], near.inputs.mean(axis=0)[..., 0]
-    tables, scale = logarithmic([own**2, mean**2], least=0.1)
-    title = f"mean of the {len(near.inputs)} simulations of\n{model} that are nearest to it"
-    residual = prediction.residual
-    show_table(left, tables[0], "observed, counts in bins", "SNPs", folded, **scale)
-    show_table(right, tables[1], title, "SNPs", folded, **scale)
+    names = f" ({' and '.join(prediction.observed.names)})" if prediction.observed.names else ""
+    probability = format_probability(prediction.probabilities[1])
+    title = f"{prediction.path.stem}{names}: probability of gene flow {probability}"
+    figure.suptitle(f"{printable(title)}\nVerdict: {VERDICTS[prediction.verdict]}")
+    (*cells, below), scatter = figure.subplots(2, 2).flat[:3], figure.axes[3]
+    near, table = prediction.nearest.inputs, network.table
+    style = {"folded": network.settings.folded, "bins_of": prediction.observed.counts.shape}
+    counts = [prediction.inputs[0, ..., 0] ** 2, near.mean(axis=0)[..., 0] ** 2]
+    nearest = f"mean of the {len(near)} nearest simulations\nof {MODELS[prediction.favoured]}"
+    show_tables(cells, counts, ["observed, in bins", nearest], "SNPs", **style)
     label = "standard deviations of the nearest simulations"
-    show_table(below, residual, "observed less expected", label, folded, **around_zero(residual))
-    for axes in (left, right, below):
-        show_bins(axes, shape)
-    axes_of_all = PCA(2, random_state=0).fit(flat(network.table.inputs))
-    for label, colour in enumerate(COLOURS):
-        points = axes_of_all.transform(flat(network.table.inputs[network.table.labels == label]))
-        style = {"s": 6, "alpha": 0.4, "color": colour, "label": MODELS[label]}
-        scatter.scatter(*points[:1000].T, **style)
+    title = "observed less expected"
+    show_tables([below], [prediction.residual], [title], label, signed=True, **style)
+    axes_of_all = PCA(2, random_state=0).fit(flat(table.inputs))
+    for label, model in enumerate(MODELS):
+        points = axes_of_all.transform(flat(table.of_model(label).inputs))[:1000]
+        scatter.scatter(*points.T, s=6, alpha=0.4, color=COLOURS[label], label=model)
     at = axes_of_all.transform(flat(prediction.inputs))[0]
     scatter.scatter(*at, marker="*", s=300, color="black", label="observed")
-    scatter.set(
-        xlabel="first axis", ylabel="second axis", title="simulations, principal components"
-    )
+    scatter.set(xlabel="first axis", ylabel="second axis", title="principal components")
     scatter.legend()
 
 

@@ -1,87 +1,84 @@
-"""The network, its training, what it is compared with, and the figures of the test."""
+"""The network, its training and evaluation, and what is compared with it and stored beside it."""
 
+import copy
 import functools
+import itertools
 import json
 
+import moments
 import numpy as np
 import pytest
-from conftest import runml, spectra
-from sklearn import metrics
+from conftest import runml
+from sklearn import linear_model, metrics
 
 keras = runml.start_keras()
 FOLDED = pytest.mark.parametrize("folded", [False, True], ids=["unfolded", "folded"])
 
 
 @functools.cache
-def toy_data():
-    """Spectra that differ where two species share polymorphism; shape (200, 7, 7, 1)."""
-    rng = np.random.default_rng(1)
-    responses = np.arange(200, dtype=np.int32) % 2
-    sfs = rng.poisson(20, size=(200, 7, 7, 1)).astype(np.int32)
-    sfs[responses == 1, 2:5, 2:5] += 10
-    return sfs, responses
+def toy_data(n=200, shape=(7, 7)):
+    """Spectra that differ where two species share polymorphism, and their labels."""
+    rng, labels = np.random.default_rng(1), np.arange(n, dtype=np.int32) % 2
+    sfs = rng.poisson(20, size=(n, *shape, 1)).astype(np.int32)
+    sfs[labels == 1, 2:-2, 2:-2] += 10
+    return sfs, labels
 
 
-def train(**changes):
-    settings = {"epochs": 2, "learning_rate": 1e-4, "batch_size": 32}
-    return runml.train_network(*toy_data(), runml.TrainingSettings(**settings | changes))
+def fit(sfs, labels, **changes):
+    """A network trained on spectra, and the history."""
+    few = {"epochs": 2, "learning_rate": 1e-4, "batch_size": 32}
+    settings = runml.TrainingSettings(**few | changes)
+    model = runml.build_network(sfs.shape[1:3], settings)
+    split = runml.split_rows(labels, settings.seed)
+    inputs = runml.network_inputs(sfs, settings.folded)
+    return model, runml.train_network(model, inputs, labels, split, settings)
 
 
-trained_on_toy_data = functools.cache(train)
+@functools.cache
+def fit_to_toy_data():
+    return fit(*toy_data())
 
 
 def weights(model):
     return np.concatenate([array.ravel() for array in model.get_weights()])
 
 
-def decided(shape, settings, gain=1):
+def decided(shape, settings):
     """A network that has learned nothing, but whose last layer has random weights, not zeros."""
-    keras.utils.set_random_seed(1)
-    model = runml.build_network(shape, settings)
-    rng = np.random.default_rng(1)
-    last = [rng.normal(size=array.shape) for array in model.layers[-1].get_weights()]
-    model.layers[-1].set_weights([last[0] / gain, last[1]])
+    model, rng = runml.build_network(shape, settings), np.random.default_rng(1)
+    kernel, bias = (rng.normal(scale=0.1, size=x.shape) for x in model.layers[-1].get_weights())
+    model.layers[-1].set_weights([kernel / runml.GAIN, bias])
     return model
 
 
-# The network.
+@functools.cache
+def learned(folded=False):
+    """A `Network` of simulated spectra, and a test `Dataset`; if folded, of unequal samples."""
+    size = runml.PerSpecies(4, 4 - folded)
+    settings, sets = runml.SimulationSettings(sample_size=size, sequence_length=5_000), []
+    for stream in (runml.TRAINING_SET, runml.TEST_SET):
+        block = runml.simulate_block(settings, stream, range(400))
+        specification = runml.DatasetSpecification(settings, 200, runml.versions("msprime"))
+        sets.append(runml.Dataset(*block.values(), {"a": "b"}, specification))
+    training = runml.TrainingSettings(epochs=5, learning_rate=1e-3, layers=3, folded=folded)
+    model, _ = fit(sets[0].sfs, sets[0].labels, **vars(training))
+    return network_of(model, training, sets[0]), sets[1]
 
 
-def test_network_has_what_was_asked_for():
-    model = runml.build_network((7, 9), runml.TrainingSettings(layers=3, dropout=0.35))
-    kinds = [type(layer).__name__ for layer in model.layers]
-    assert kinds.count("Conv2D") == 1
-    hidden = [layer.units for layer in model.layers if isinstance(layer, keras.layers.Dense)]
-    assert hidden == [runml.UNITS, runml.UNITS // 2, runml.UNITS // 4, 2]
-    rates = [layer.rate for layer in model.layers if isinstance(layer, keras.layers.Dropout)]
-    assert set(rates) == {0.35}
-    assert model.input_shape == (None, 7, 9, 1)
+def network_of(model, training, dataset):
+    inputs = runml.network_inputs(dataset.sfs, training.folded)
+    split = runml.split_rows(dataset.labels, training.seed)
+    table = runml.make_reference_table(dataset, inputs, split, model, training.folded)
+    return runml.Network(model, training, dataset.specification, dataset.checksums, table)
 
 
-def test_gain_leaves_the_starting_function_as_it_is(monkeypatch):
-    counts = np.random.default_rng(2).poisson(5, (20, 7, 7, 1))
-    found = []
-    for gain in (runml.GAIN, 1):
-        monkeypatch.setattr(runml, "GAIN", gain)
-        found.append(np.asarray(decided((7, 7), runml.TrainingSettings(), gain)(counts)))
-    assert np.ptp(found[0]) > 0.1
-    np.testing.assert_allclose(*found, rtol=1e-3)
-
-
-def test_network_starts_undecided():
-    model = runml.build_network((7, 7), runml.TrainingSettings())
-    counts = np.random.default_rng(1).poisson(30, (5, 7, 7, 1))
-    np.testing.assert_allclose(model(counts), 0.5)
-
-
-@FOLDED
-def test_monomorphic_corners_do_not_count(folded):
-    sfs, _ = toy_data()
-    with_invariant_sites = sfs[:9].copy()
-    with_invariant_sites[:, 0, 0] = 90_000
-    with_invariant_sites[:, -1, -1] = 500
-    model = decided((7, 7), runml.TrainingSettings(folded=folded))
-    np.testing.assert_array_equal(model(sfs[:9]), model(with_invariant_sites))
+@pytest.mark.parametrize("shape", [(5, 5), (7, 13), (21, 21)])
+def test_folding_is_that_of_moments(shape):
+    counts = np.random.default_rng(1).poisson(5, shape) * 1.0
+    counts[0, 0] = counts[-1, -1] = 0
+    ours = runml.fold(counts[np.newaxis, ..., np.newaxis])
+    assert np.array_equal(ours[0, ..., 0], moments.Spectrum(counts).fold().filled(0))
+    assert np.array_equal(runml.fold(ours), ours)
 
 
 @pytest.mark.parametrize("n", [2, 4, 6, 8, 14, 20, 24, 100, 500])
@@ -93,272 +90,353 @@ def test_bins_part_the_counts_alike_from_both_ends(n):
     assert widths.sum() == n + 1
     assert widths.tolist() == widths[::-1].tolist()
     assert widths[:2].tolist() == [1, 1]  # none, and a single one, are kept apart
-    before_the_middle = widths[: len(widths) // 2]
-    assert (np.diff(before_the_middle) >= 0).all()  # the commoner, the wider
-    assert len(starts) <= 30
-
-
-def test_bins_of_the_lesson():
-    assert 9 <= len(runml.allele_bins(20)) <= 11
+    assert (np.diff(widths[: len(widths) // 2]) >= 0).all()  # the commoner, the wider
+    if n == 20:
+        assert starts == [0, 1, 2, 4, 8, 13, 17, 19, 20]
 
 
 @FOLDED
 def test_what_the_network_sees_is_roots_of_sums_in_bins(folded):
     sfs = np.random.default_rng(3).poisson(4, (3, 21, 9, 1))
-    seen = runml.preprocess(sfs, folded)
     counts = (runml.fold(sfs) if folded else sfs)[..., 0].astype(float)
     counts[:, 0, 0] = counts[:, -1, -1] = 0
     of_a, of_b = (np.split(np.arange(n + 1), runml.allele_bins(n)[1:]) for n in (20, 8))
     by_hand = [[[table[np.ix_(a, b)].sum() for b in of_b] for a in of_a] for table in counts]
+    seen = runml.preprocess(sfs, folded)
     np.testing.assert_allclose(seen[..., 0], np.sqrt(by_hand), rtol=1e-6)
-    np.testing.assert_allclose(
-        keras.ops.convert_to_numpy(
-            runml.preprocess(keras.ops.convert_to_tensor(sfs.astype("f4")), folded, keras.ops)
-        ),
-        seen,
-        rtol=1e-5,
-    )
+    inside = runml.preprocess(keras.ops.convert_to_tensor(sfs.astype("f4")), folded, keras.ops)
+    np.testing.assert_allclose(keras.ops.convert_to_numpy(inside), seen, rtol=1e-5)
+    assert np.array_equal(runml.network_inputs(sfs, folded), seen.astype("f4"))
 
 
 @pytest.mark.parametrize("kind", [np.uint8, np.int8, np.uint16, np.int64, np.float32])
-def test_folding_and_summing_take_any_kind_of_number(kind):
+def test_any_kind_of_number_counts(kind):
     sfs = np.full((1, 5, 7, 1), 100, kind)  # 100 + 100 is no int8, and 35 x 100 no uint8
-    for each in (runml.fold, runml.summaries, lambda x: runml.preprocess(x, True)):
-        found, exact = each(sfs), each(sfs.astype(float))
-        if isinstance(found, dict):
-            found, exact = (np.array([*values.values()]) for values in (found, exact))
+    for folded, function in itertools.product((0, 1), (runml.network_inputs, runml.summarise)):
+        found, exact = (function(x, folded).tolist() for x in (sfs, sfs.astype(float)))
         np.testing.assert_allclose(found, exact, rtol=1e-6)
 
 
-@pytest.mark.parametrize(("n_a", "n_b"), [(1, 1), (1, 250), (50, 50)])
-def test_any_sample_size_in_small_memory(n_a, n_b):
-    shape = 2 * n_a + 1, 2 * n_b + 1
-    model = decided(shape, runml.TrainingSettings())
-    assert model.count_params() < 3e6  # 12 MB
-    counts = np.random.default_rng(1).poisson(1, (5, *shape, 1)).astype(np.int32)
-    found = runml.predict_probabilities(model, counts)
-    assert found.shape == (5, 2)
+def test_network_has_what_was_asked_for():
+    model = runml.build_network((7, 9), runml.TrainingSettings(layers=3, dropout=0.35))
+    *hidden, last = [each.units for each in model.layers if isinstance(each, keras.layers.Dense)]
+    assert len(hidden) == 3
+    assert hidden[0] == 2 * hidden[1] == 4 * hidden[2]
+    assert last == 2
+    rates = [each.rate for each in model.layers if isinstance(each, keras.layers.Dropout)]
+    assert set(rates) == {0.35}
+    counts = np.random.default_rng(1).poisson(30, (5, 7, 9, 1))
+    np.testing.assert_allclose(runml.predict_probabilities(model, counts), 0.5)  # at first
+
+
+def test_gain_leaves_the_starting_function_as_it_is(monkeypatch):
+    counts, found = np.random.default_rng(2).poisson(5, (20, 7, 7, 1)), []
+    for gain in (runml.GAIN, 1):
+        monkeypatch.setattr(runml, "GAIN", gain)
+        model = decided((7, 7), runml.TrainingSettings())
+        found.append(runml.predict_probabilities(model, counts))
+    assert np.ptp(found[0][:, 1]) > 0.01
+    np.testing.assert_allclose(*found, rtol=1e-3)
+
+
+@FOLDED
+@pytest.mark.parametrize(("n_a", "n_b"), [(1, 1), (3, 4), (1, 250), (250, 250)])
+def test_any_sample_size_whatever_is_in_the_corners(n_a, n_b, folded):
+    shape = (4, 2 * n_a + 1, 2 * n_b + 1, 1)
+    sfs = np.random.default_rng(1).poisson(1_000 / np.prod(shape), shape).astype(np.int32)
+    model = decided(sfs.shape[1:3], runml.TrainingSettings(folded=folded))
+    found = runml.predict_probabilities(model, sfs)
     np.testing.assert_allclose(found.sum(axis=1), 1, rtol=1e-5)
+    assert np.ptp(found[:, 0]) > 1e-3
+    sfs[:, 0, 0], sfs[:, -1, -1] = 90_000, 500  # invariant sites
+    np.testing.assert_array_equal(runml.predict_probabilities(model, sfs), found)
 
 
-# Training.
-
-
-def test_training_is_the_same_twice():
-    model, history = trained_on_toy_data()
-    again, same = train()
-    np.testing.assert_array_equal(weights(model), weights(again))
-    assert history == same
-    assert len(history["val_loss"]) == 2
+def test_split_parts_every_row_once_and_each_model_alike():
+    labels = np.repeat([0, 1], [700, 300])
+    training, validation = runml.split_rows(labels, seed=3)
+    assert sorted([*training, *validation]) == list(range(1_000))
+    assert np.bincount(labels[validation]).tolist() == [140, 60]
+    assert not np.array_equal(training, runml.split_rows(labels, seed=4)[0])
 
 
 @pytest.mark.parametrize(
     "changes",
-    [{"seed": 2}, {"learning_rate": 1e-3}, {"dropout": 0.5}, {"batch_size": 64}, {"epochs": 4}],
-    ids=lambda changes: next(iter(changes)),
+    [{}, {"seed": 2}, {"learning_rate": 1e-3}, {"dropout": 0.5}, {"batch_size": 64}, {"epochs": 3}],
+    ids=lambda changes: next(iter(changes), "the same"),
 )
-def test_training_follows_its_settings(changes):
-    model, _ = trained_on_toy_data()
-    other, history = trained_on_toy_data(**changes)
-    assert not np.array_equal(weights(model), weights(other))
-    assert len(history["val_loss"]) == changes.get("epochs", 2)
-
-
-def test_few_epochs_are_the_beginning_of_many():
-    """Nor does the mean of the weights depend on how many were asked for."""
-    few, many = trained_on_toy_data()[1], trained_on_toy_data(epochs=4)[1]
-    for name, values in few.items():
-        assert values == many[name][:2], name
+def test_training_follows_its_settings_and_nothing_else(changes):
+    (model, history), (other, changed) = fit_to_toy_data(), fit(*toy_data(), **changes)
+    assert np.array_equal(weights(model), weights(other)) == (not changes)
+    assert len(changed["val_loss"]) == changes.get("epochs", 2)
+    if changes.keys() <= {"epochs"}:  # few epochs are the beginning of many
+        assert all(values == changed[name][:2] for name, values in history.items())
 
 
 def test_reported_validation_is_that_of_the_model_returned():
-    sfs, responses = toy_data()
-    model, history = trained_on_toy_data()
-    _, validation = runml.split_rows(len(sfs), runml.TrainingSettings().seed)
-    probabilities = model.predict(sfs[validation], verbose=0).astype(float)
-    assert history["val_loss"][-1] == pytest.approx(
-        -np.log(probabilities[np.arange(len(validation)), responses[validation]]).mean(), rel=1e-4
-    )
-    right = probabilities.argmax(axis=1) == responses[validation]
-    assert history["val_accuracy"][-1] == pytest.approx(right.mean())
+    (sfs, labels), (model, history) = toy_data(), fit_to_toy_data()
+    _, validation = runml.split_rows(labels, runml.TrainingSettings().seed)
+    found = runml.predict_probabilities(model, sfs[validation])
+    results = runml.evaluate(found, labels[validation])
+    assert history["val_loss"][-1] == pytest.approx(results["log_loss"], rel=1e-4)
+    assert history["val_accuracy"][-1] == pytest.approx(results["accuracy"])
+
+
+def test_weights_are_the_moving_average_of_those_of_adam():
+    """By hand, on equal rows, whose order does not matter: five batches an epoch, two epochs."""
+    settings = runml.TrainingSettings(dropout=0, batch_size=8, epochs=2, learning_rate=1e-4)
+    inputs = np.repeat(runml.network_inputs(toy_data(shape=(7, 9))[0][:1], False), 50, axis=0)
+    labels, split = np.ones(50, np.int32), [np.arange(40), np.arange(40, 50)]
+    model, by_hand = (runml.build_network((7, 9), settings) for _ in range(2))
+    runml.train_network(model, inputs, labels, split, settings)
+    learner, average = runml.learning_part(by_hand), None
+    adam = keras.optimizers.Adam(settings.learning_rate)
+    learner.compile(adam, "sparse_categorical_crossentropy")
+    for _ in range(10):
+        learner.train_on_batch(inputs[:8], labels[:8])
+        now = weights(by_hand)
+        average = now if average is None else 0.8 * average + 0.2 * now
+    np.testing.assert_allclose(weights(model), average, rtol=1e-4, atol=1e-7)
+    assert abs(now - average).max() > 1e-5
 
 
 @pytest.mark.parametrize(("shape", "copies"), [((7, 7), True), ((7, 5), False)])
-def test_swapped_copies_are_made_where_species_are_exchangeable(capsys, shape, copies):
+def test_swapped_copies_are_made_where_species_are_exchangeable(shape, copies):
     """Then which of the two species it is, and nothing else, cannot be learned."""
-    sfs = np.random.default_rng(1).poisson(5, (200, *shape, 1))
+    sfs, labels = np.random.default_rng(1).poisson(5, (200, *shape, 1)), np.arange(200) % 2
     sfs[::2, 1, 3] += 20
     sfs[1::2, 3, 1] += 20
-    settings = runml.TrainingSettings(epochs=6, learning_rate=1e-3, batch_size=16, dropout=0)
-    _, history = runml.train_network(sfs, np.arange(200) % 2, settings)
-    assert ("each also with A and B swapped" in capsys.readouterr().out) == copies
+    _, history = fit(sfs, labels, epochs=6, learning_rate=1e-3, batch_size=16, dropout=0)
     assert (min(history["val_loss"]) > 0.5) == copies
     assert (history["val_accuracy"][-1] > 0.9) != copies
 
 
-def test_split_parts_every_row_once():
-    training, validation = runml.split_rows(1_000, seed=3)
-    assert len(validation) == 200
-    assert sorted([*training, *validation]) == list(range(1_000))
-    other, _ = runml.split_rows(1_000, seed=4)
-    assert not np.array_equal(training, other)
+def test_log_odds_of_the_network_are_those_of_exact_likelihoods():
+    """Where both models are known Poisson spectra, scaled so that odds remain.
 
+    The log-likelihood ratio is 2 in the mean where its model is true. A network learns large odds
+    last, so the slope is that of odds below 20.
+    """
+    rng = np.random.default_rng(1)
+    without = rng.gamma(2, 1, (5, 3))
+    log_ratio = rng.normal(0, 0.3, (5, 3))
+    without[0, 0] = without[-1, -1] = 0
+    with_flow = without * np.exp(log_ratio)
+    scale = 4 / ((with_flow - without) * log_ratio).sum()
+    without, with_flow = scale * without, scale * with_flow
 
-# Saving.
+    def draw(n_rows):
+        labels = np.arange(n_rows) % 2
+        sfs = rng.poisson(np.where(labels[:, None, None] == 1, with_flow, without))
+        return sfs[..., np.newaxis], labels
+
+    training = {"layers": 1, "dropout": 0, "learning_rate": 3e-4, "epochs": 8, "batch_size": 1024}
+    model, _ = fit(*draw(40_000), **training)
+    sfs, labels = draw(4_000)
+    found = np.diff(np.log(runml.predict_probabilities(model, sfs)))[:, 0]
+    exact = (sfs[..., 0] * log_ratio).sum(axis=(1, 2)) - (with_flow - without).sum()
+    middle = abs(exact) < 3
+    slope, intercept = np.polyfit(exact[middle], found[middle], 1)
+    assert 0.85 < slope < 1.15
+    assert abs(intercept) < 0.2
+    losses = [np.logaddexp(0, np.where(labels == 1, -odds, odds)).mean() for odds in (found, exact)]
+    assert losses[0] < losses[1] + 0.02  # nobody does better than the exact odds
 
 
 @FOLDED
-def test_a_saved_model_predicts_the_same_anywhere(tmp_path, folded):
-    """Plain Keras, in its safe mode, on raw counts."""
-    sfs = spectra(runml.SimulationSettings(sequence_length=2_000), 20)
-    responses = np.arange(20) % 2
-    data = runml.Dataset(sfs, responses, {"a": "b"}, None)
-    settings = runml.TrainingSettings(layers=3, folded=folded)
-    model = decided(sfs.shape[1:3], settings)
-    simulated = runml.Simulated(runml.SimulationSettings(seed=5), 7, {"msprime": "1"})
-    learned = runml.learn_without_network(data, settings)
-    notes = runml.Notes(settings, data.checksums, simulated, learned, {"keras": "3"})
-    path = tmp_path / "trained_model.keras"
-    runml.save_model(path, model, notes)
-
-    reloaded = keras.models.load_model(path, safe_mode=True)
-    found = runml.predict_probabilities(model, sfs)
+def test_a_saved_network_is_the_same_anywhere(tmp_path, folded):
+    """In plain Keras, in its safe mode, on raw counts, and here with all that it remembers."""
+    network, dataset = learned(folded)
+    path, sfs = tmp_path / runml.MODEL, dataset.sfs
+    runml.save_network(path, network)
+    found = runml.predict_probabilities(network.model, sfs)
     assert np.ptp(found) > 0.01
-    np.testing.assert_array_equal(reloaded.predict(sfs, verbose=0), model.predict(sfs, verbose=0))
-    network = runml.load_network(path)
-    np.testing.assert_array_equal(runml.predict_probabilities(network.model, sfs), found)
-    assert network.notes == notes
-    flipped = runml.predict_probabilities(model, sfs[:, ::-1, ::-1])
-    assert np.allclose(flipped, found, atol=1e-4) == folded
-    if folded:
-        already = runml.predict_probabilities(model, runml.fold(sfs))
-        np.testing.assert_allclose(already, found, atol=1e-4)
-
-
-# Without a network.
-
-
-@FOLDED
-@pytest.mark.parametrize("shape", [(7, 7), (7, 5)])
-def test_the_logistic_regression_is_that_of_scikit_learn(shape, folded):
-    """On what the network sees, with swapped copies where it has them, and the best penalty."""
-    from sklearn.linear_model import LogisticRegression
-
-    rng = np.random.default_rng(4)
-    responses = np.arange(120) % 2
-    sfs = rng.poisson(
-        3 + 2 * responses[:, None, None, None] * (rng.random((*shape, 1)) < 0.1), (120, *shape, 1)
-    )
-    training, validation = (sfs[:80], responses[:80]), (sfs[80:], responses[80:])
-    parts = [runml.digest(*part, folded) for part in (training, validation)]
-    found = runml.fit_baselines(*parts)[runml.LOGISTIC]
-
-    def seen(counts):
-        return runml.preprocess(counts, folded).reshape(len(counts), -1).astype(float)
-
-    x, y = seen(training[0]), training[1]
-    if shape[0] == shape[1]:
-        x, y = np.concatenate([x, seen(training[0].swapaxes(1, 2))]), np.tile(y, 2)
-    unseen, losses, log_odds = seen(validation[0]), [], []
-    for penalty in runml.PENALTIES:
-        fit = LogisticRegression(C=penalty, tol=1e-10, max_iter=100_000).fit(x, y)
-        losses.append(metrics.log_loss(validation[1], fit.predict_proba(unseen)))
-        log_odds.append(fit.decision_function(unseen))
-    best = int(np.argmin(losses))
-    own = unseen @ np.array(found["coefficients"]) + found["intercept"]
-    np.testing.assert_allclose(own, log_odds[best], rtol=0.02, atol=0.01)
-    assert losses[best] < runml.TOSSING_A_COIN
-
-
-def test_thresholds_part_the_models_best():
-    sfs = spectra(runml.SimulationSettings(sequence_length=2_000), 60)
-    responses = np.arange(60) % 2
-    learned = runml.fit_baselines(*[runml.digest(sfs, responses, folded=False)] * 2)
-    found = runml.summaries(sfs)
-    for name in runml.THRESHOLDS:
-        verdicts = np.where(found[name] > learned[name]["threshold"], 1, 0) == learned[name]["above"]
-        right = (verdicts == responses).mean()
-        every = [((found[name] > each) == responses).mean() for each in found[name]]
-        assert right >= max(*every, *(1 - np.array(every))) - 0.05, name  # purest, not fewest mistakes
-
-
-# Evaluation.
+    plain = keras.models.load_model(path, safe_mode=True)
+    np.testing.assert_array_equal(runml.predict_probabilities(plain, sfs), found)
+    loaded = runml.load_network(path)
+    np.testing.assert_array_equal(runml.predict_probabilities(loaded.model, sfs), found)
+    for name in ("settings", "specification", "checksums", "fingerprint", "simulations"):
+        assert getattr(loaded, name) == getattr(network, name), name
+    for name, array in vars(network.table).items():
+        assert getattr(loaded.table, name).dtype == array.dtype, name
+        np.testing.assert_array_equal(getattr(loaded.table, name), array)
+    for other in (sfs[:, ::-1, ::-1], runml.fold(sfs)):
+        same = np.allclose(runml.predict_probabilities(plain, other), found, atol=1e-4)
+        assert same == folded
 
 
 def test_evaluate_against_hand_and_library():
-    responses = np.array([0] * 50 + [1] * 50)
-    gene_flow = np.random.default_rng(2).beta(2, 2, 100)
+    labels, gene_flow = np.repeat([0, 1], 50), np.random.default_rng(2).beta(1, 1, 100)
     gene_flow[50:] = np.clip(gene_flow[50:] + 0.3, 0, 0.999)
     probabilities = np.column_stack([1 - gene_flow, gene_flow]).astype(np.float32)
-    results = runml.evaluate(probabilities, responses)
-    verdicts = gene_flow > 0.5
+    results, predicted = runml.evaluate(probabilities, labels), gene_flow > 0.5
     assert results["n_test"] == 100
-    assert results["accuracy"] == metrics.accuracy_score(responses, verdicts)
-    assert results["confusion_matrix"] == metrics.confusion_matrix(responses, verdicts).tolist()
-    own = np.where(responses == 1, gene_flow, 1 - gene_flow)
+    assert results["accuracy"] == metrics.accuracy_score(labels, predicted)
+    assert results["confusion_matrix"] == metrics.confusion_matrix(labels, predicted).tolist()
+    own = np.where(labels == 1, gene_flow, 1 - gene_flow)
     assert results["log_loss"] == pytest.approx(-np.log(own).mean(), rel=1e-5)
     wins = (gene_flow[50:, None] > gene_flow[None, :50]).mean()  # Mann-Whitney
     assert results["roc_auc"] == pytest.approx(wins)
-    p, z, n = results["accuracy"], 1.959964, 100
-    centre, half = p + z**2 / (2 * n), z * (p * (1 - p) / n + z**2 / (4 * n**2)) ** 0.5
-    wilson = [(centre - half) / (1 + z**2 / n), (centre + half) / (1 + z**2 / n)]
-    assert results["accuracy_95ci"] == pytest.approx(wilson, rel=1e-6)
-    json.dumps(results)
-
-
-def test_evaluate_stays_finite_when_the_network_is_certain():
-    probabilities = np.array([[1, 0], [0, 1]], dtype=np.float32)
-    assert runml.evaluate(probabilities, np.array([0, 1]))["accuracy_95ci"][1] == 1
-    assert np.isfinite(runml.evaluate(probabilities, np.array([1, 0]))["log_loss"])
-
-
-def recognised(rates, probability_of_gene_flow):
-    """What is told of gene flow at some migration rates, of which divergence has none."""
-    parameters = np.zeros(2 * len(rates), runml.PARAMETERS)
-    parameters["migration_a_to_b"][1::2] = parameters["migration_b_to_a"][1::2] = rates
-    gene_flow = np.zeros(2 * len(rates))
-    gene_flow[1::2] = probability_of_gene_flow
-    return runml.gene_flow_recognised(parameters, np.column_stack([1 - gene_flow, gene_flow]))
-
-
-def test_gene_flow_recognised_by_hand():
-    rates = np.geomspace(1e-7, 1e-3, 1_000)[np.random.default_rng(1).permutation(1_000)]
-    chance = 1 / (1 + (2e-5 / rates) ** 2)  # one half at 2e-5
-    seen = np.random.default_rng(2).random(1_000) < chance
-    found = recognised(rates, seen)
-    assert found["half_missed_below"] == pytest.approx(2e-5, rel=0.15)
-    by_rate = found["recognised_by_migration_rate"]
-    assert [each["n"] for each in by_rate] == [200] * 5
-    assert sum(each["recognised"] for each in by_rate) == seen.sum()
-    for each in by_rate:
-        within = (rates >= each["lowest"]) & (rates <= each["highest"])
-        assert within.sum() == each["n"]
-        assert seen[within].sum() == each["recognised"]
-    json.dumps(found, allow_nan=False)
+    assert results["accuracy_95ci"] == runml.wilson_interval((predicted == labels).sum(), 100)
+    sure = abs(gene_flow - 0.5) > 0.45
+    assert results["told"] == sure.sum() > results["told_wrongly"] > 0
+    assert results["told_wrongly"] == (sure & (predicted != labels)).sum()
+    assert results["undecided"] == 100 - sure.sum()
+    json.dumps(results, allow_nan=False)
 
 
 @pytest.mark.parametrize(
-    ("rates", "share", "told"),
+    ("n_right", "n", "interval"),  # from Newcombe 1998
     [
-        (np.geomspace(1e-6, 1e-4, 50), 1, "more than half of it at every rate"),
-        (np.geomspace(1e-6, 1e-4, 50), 0, None),
-        ([2e-5] * 50, 0.1, None),
-        ([2e-5] * 50, 0.9, None),  # a bin of ten has recognised five
+        (81, 263, [0.2553, 0.3662]),
+        (15, 148, [0.0624, 0.1605]),
+        (0, 20, [0, 0.1611]),
+        (1, 29, [0.0061, 0.1718]),
+        (20, 20, [0.8389, 1]),
     ],
-    ids=["all", "none", "few at one rate", "most at one rate"],
 )
-def test_what_is_said_of_half_of_the_gene_flow_is_true(capsys, rates, share, told):
-    found = recognised(np.array(rates), np.arange(50) < share * 50)
-    results = runml.evaluate(np.eye(2), np.arange(2)) | {"baselines": {}} | found
-    runml.print_test(results)
-    printed = capsys.readouterr().out
-    if told:
-        assert told in printed
+def test_wilson_interval_is_the_known_one(n_right, n, interval):
+    assert runml.wilson_interval(n_right, n) == pytest.approx(interval, abs=6e-5)
+
+
+def test_power_by_migration_by_hand():
+    rng = np.random.default_rng(1)
+    rates, seen = rng.permutation(np.geomspace(1e-7, 1e-3, 1_000)), rng.random(1_000) < 0.7
+    parameters = np.zeros(2_000, runml.PARAMETERS)
+    parameters["migration_a_to_b"][1::2], parameters["migration_b_to_a"][1::2] = rates, 3 * rates
+    gene_flow, labels = np.zeros(2_000), np.arange(2_000) % 2
+    gene_flow[1::2] = seen
+    dataset = runml.Dataset(None, labels, parameters, {}, None)
+    bins = runml.power_by_migration(dataset, np.column_stack([1 - gene_flow, gene_flow]), 5)
+    assert [each["n"] for each in bins] == [200] * 5
+    for each in bins:
+        within = (2 * rates >= each["lowest"]) & (2 * rates <= each["highest"])
+        assert within.sum() == each["n"]
+        assert seen[within].sum() == each["recognised"]
+
+
+def best_threshold(values, labels):
+    """The threshold on a summary that leaves the least Gini impurity, by trying them all."""
+
+    def impurity(cut):
+        return sum(len(x) * x.var() for x in (labels[values > cut], labels[values <= cut]))
+
+    cut = min(np.unique(values)[:-1], key=impurity)
+    return cut, labels[values > cut].mean() > 0.5
+
+
+@FOLDED
+def test_baselines_are_the_best_thresholds_and_regression(folded):
+    network, dataset = learned(folded)
+    training, validation = network.table.parts()
+    accuracies = runml.baseline_accuracies(network, dataset)
+    summaries = runml.summarise(dataset.sfs, folded)
+    for name in ("F_ST", "shared"):
+        cut, above = best_threshold(training.summaries[name], training.labels)
+        right = ((summaries[name] > cut) == above) == dataset.labels
+        assert accuracies.pop(f"threshold on {name}") == pytest.approx(right.mean(), abs=0.01)
+    x, y = training.inputs, training.labels
+    if not folded:  # of equal samples
+        x, y = np.concatenate([x, x.swapaxes(1, 2)]), np.tile(y, 2)
+    x, exact = x.reshape(len(x), -1).astype(float), {"tol": 1e-8, "max_iter": 10_000}
+    fits = [
+        linear_model.LogisticRegression(C=c, **exact).fit(x, y)
+        for c in runml.INVERSE_REGULARISATION
+    ]
+    unseen = validation.inputs.reshape(len(validation.inputs), -1)
+    losses = [metrics.log_loss(validation.labels, each.predict_proba(unseen)) for each in fits]
+    inputs = runml.network_inputs(dataset.sfs, folded)
+    accuracy = fits[np.argmin(losses)].score(inputs.reshape(len(inputs), -1), dataset.labels)
+    assert accuracies == {"logistic regression": pytest.approx(accuracy, abs=0.01)}
+
+
+def test_attributions_sum_to_the_log_odds():
+    network, dataset = learned()
+    inputs = runml.network_inputs(dataset.sfs[:50], False)
+    baseline = network.table.inputs.mean(axis=0)
+    found = runml.attributions(network.model, inputs, baseline)
+    assert found.shape == inputs.shape[:3]
+    given = runml.predict_probabilities(
+        runml.learning_part(network.model), np.stack([*inputs, baseline])
+    )
+    with np.errstate(divide="ignore"):
+        log_odds = np.diff(np.log(given))[:, 0]
+    expected, sums = log_odds[:-1] - log_odds[-1], found.sum(axis=(1, 2))
+    sure = np.isinf(expected)  # beyond what a probability of 32 bits can tell
+    assert sure.mean() < 0.2
+    np.testing.assert_allclose(sums[~sure], expected[~sure], atol=0.02 * np.ptp(expected[~sure]))
+
+
+@pytest.mark.parametrize("n", [200, 24_000])
+@pytest.mark.parametrize("turns", [True, False], ids=["models take turns", "one after the other"])
+def test_a_reference_table_is_a_fair_part_of_the_simulations(n, turns):
+    sfs = np.random.default_rng(1).poisson(5, (n, 3, 5, 1))
+    labels = (np.arange(n) % 2 if turns else np.arange(n) // (n // 2)).astype(np.int32)
+    parameters = np.zeros(n, runml.PARAMETERS)
+    parameters["divergence_time"] = np.arange(n)
+    settings = runml.TrainingSettings()
+    model = decided((3, 5), settings)
+    table = network_of(model, settings, runml.Dataset(sfs, labels, parameters, {}, None)).table
+    rows = table.parameters["divergence_time"].astype(int)
+    assert len(set(rows)) == len(rows)
+    assert min(n, 9_990) <= len(rows) <= 10_000
+    training, validation = table.parts()
+    assert len(validation.labels) / len(rows) == pytest.approx(0.2, abs=0.001)
+    for part in (training, validation):
+        assert part.labels.mean() == pytest.approx(0.5, abs=0.03)
+    assert np.array_equal(table.labels, labels[rows])
+    assert np.array_equal(table.is_validation, np.isin(rows, runml.split_rows(labels, 1234)[1]))
+    assert np.array_equal(table.inputs, runml.network_inputs(sfs[rows], False))
+    assert np.array_equal(table.summaries, runml.summarise(sfs[rows]))
+    given = runml.predict_probabilities(model, sfs[rows])
+    np.testing.assert_allclose(table.probabilities, given, rtol=1e-5)
+
+
+@functools.cache
+def table_of(n, seed):
+    """A `ReferenceTable` of one model, in which the size of A makes all SNPs more frequent."""
+    rng, parameters = np.random.default_rng(seed), np.zeros(n, runml.PARAMETERS)
+    size, mean = rng.gamma(20, 1, n), np.linspace(0.2, 2, 49).reshape(7, 7, 1)
+    sfs, parameters["size_a"] = rng.poisson(size[:, None, None, None] * mean), size
+    return runml.ReferenceTable(
+        *(runml.network_inputs(sfs, False), runml.summarise(sfs), parameters),
+        *(np.zeros(n, np.int32), np.arange(n) % 5 == 0, np.full((n, 2), 0.5)),
+    )
+
+
+@functools.cache
+def model_fit():
+    return runml.ModelFit(table_of(3_000, seed=1))
+
+
+@pytest.mark.parametrize("check", ["before inference", "after inference"])
+def test_as_many_spectra_are_taken_for_outliers_as_are_said_to_be(check):
+    fit, n, n_fresh = model_fit(), 3_000, 6_000
+    fresh, alien = table_of(n_fresh, seed=2), copy.deepcopy(table_of(20, seed=3))
+    if check == "before inference":
+        alien.inputs[:, 2:4] *= 2  # a stripe that no simulation has
+        found, of_alien = (fit.p_value(each) for each in (fresh, alien))
     else:
-        assert "more than half of it at every rate" not in printed
+        alien.inputs[:, 1] *= 2  # of singletons in A
+        found, of_alien = (
+            runml.p_values(fit.misfit(each, *fit.nearest(each)), fit.misfits)
+            for each in (fresh, alien)
+        )
+    level = runml.false_alarms(n)
+    error = (level * (1 - level) * (1 / n + 1 / n_fresh)) ** 0.5
+    assert abs((found <= level).mean() - level) < 4 * error < level
+    assert (of_alien <= level).all()
 
 
-def test_gene_flow_that_is_recognised_less_the_more_there_is_has_no_half():
-    rates = np.geomspace(1e-6, 1e-4, 50)
-    found = recognised(rates, rates < 1e-5)
-    assert found["half_missed_below"] is None or found["half_missed_below"] >= rates.max()
+def test_the_nearest_simulations_are_the_nearest():
+    fit, fresh = model_fit(), table_of(200, seed=2)
+    places, nearest = fit.nearest(fresh)
+    for place, rows in zip(places, nearest, strict=True):
+        squares = ((fit.places - place) ** 2).sum(axis=1)
+        assert np.sort(squares[rows]) == pytest.approx(np.sort(squares)[: len(rows)])
+    sizes = fit.table.parameters["size_a"]
+    off = sizes[nearest].mean(axis=1) - fresh.parameters["size_a"]
+    assert off.std() < sizes.std() / 4
+    n = len(nearest[0])
+    inside = 0.9 * (n - 1) / (n + 1)  # of equally probable gaps between n values
+    assert fit.coverage("size_a") == pytest.approx(inside, abs=0.03)

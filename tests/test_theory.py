@@ -1,79 +1,87 @@
-"""The two models against theory: moments' diffusion, closed forms, Markov chains and exact odds."""
+"""What is simulated, against moments, closed forms, Markov chains, msprime and tskit."""
+
+import itertools
 
 import demes
 import moments
+import msprime
 import numpy as np
 import pytest
-from conftest import runml
+from conftest import contents, dataset_files, fixed_settings, runml, spectra, toy_blocks
+from scipy import integrate, stats
 from scipy.linalg import expm
 
 SAMPLE_SIZE = runml.PerSpecies(4, 3)
 T, N_ANCESTOR, N_A, N_B = 20_000, 10_000, 5_000, 20_000  # so that none can stand in for another
-SHAPES = {  # rates from A to B and from B to A; start and stop in shares of the time since divergence
-    "divergence": (0, 0, 0.5, 0),
-    "secondary contact": (5e-5, 5e-5, 0.5, 0),
-    "isolation with migration": (2e-5, 2e-5, 1, 0),
-    "early gene flow": (1e-4, 1e-4, 1, 0.5),
-    "mostly from A to B": (8e-5, 1e-5, 0.75, 0.25),
-    "only from B to A": (0, 5e-5, 0.5, 0),
+MUTATION_RATE, LENGTH, N_LOCI = 1e-10, 10_000_000, 40  # rare mutations seldom recur at a site
+
+
+def record(**changes):
+    """The parameters of one history, point by point."""
+    values = {"divergence_time": T, "size_ancestor": N_ANCESTOR, "size_a": N_A, "size_b": N_B}
+    values |= {"mutation_rate": MUTATION_RATE, "recombination_rate": 0}
+    values |= {f"size_change_{name}": 1 for name in runml.POPULATIONS} | changes
+    return np.array(tuple(values.get(name, 0) for name in runml.PARAMETERS.names), DTYPE)[()]
+
+
+def gene_flow(a_to_b, b_to_a, start, stop):
+    """The parameters of gene flow; start and stop in proportions of the time since divergence."""
+    rates = {"migration_a_to_b": a_to_b, "migration_b_to_a": b_to_a}
+    return rates | {"gene_flow_start": start * T, "gene_flow_stop": stop * T}
+
+
+DTYPE = runml.PARAMETERS
+SIZES_CHANGE = {"size_change_ancestor": 2, "size_change_a": 0.2, "size_change_b": 3} | {
+    "size_change_time_ancestor": 1.5 * T,
+    "size_change_time_a": 0.1 * T,
+    "size_change_time_b": 0.6 * T,
+}
+GENE_FLOW = {
+    "divergence": {},
+    "secondary contact": gene_flow(5e-5, 5e-5, 0.5, 0),
+    "isolation with migration": gene_flow(2e-5, 2e-5, 1, 0),
+    "early gene flow": gene_flow(1e-4, 1e-4, 1, 0.5),
+    "mostly from A to B": gene_flow(8e-5, 1e-5, 0.75, 0.25),
+    "only from B to A": gene_flow(0, 5e-5, 0.5, 0),
+}
+HISTORIES = GENE_FLOW | {
+    "sizes change": SIZES_CHANGE,
+    "sizes change in secondary contact": SIZES_CHANGE | gene_flow(5e-5, 1e-5, 0.5, 0),
 }
 
 
-def record(shape):
-    """The parameters of one shape of gene flow."""
-    a_to_b, b_to_a, start, stop = SHAPES[shape]
-    parameters = np.zeros((), runml.PARAMETERS)
-    values = {
-        "divergence_time": T,
-        "size_ancestor": N_ANCESTOR,
-        "size_a": N_A,
-        "size_b": N_B,
-        "migration_a_to_b": a_to_b,
-        "migration_b_to_a": b_to_a,
-        "gene_flow_start": start * T,
-        "gene_flow_stop": stop * T,
-    }
-    assert values.keys() == set(runml.PARAMETERS.names)
-    for name, value in values.items():
-        parameters[name] = value
-    return parameters[()]
+def simulated(parameters, n_rows, **changes):
+    """Spectra of one history, shape (N, a, b, 1): many loci of one genealogy each."""
+    loci = {"sample_size": SAMPLE_SIZE, "sequence_length": LENGTH, "n_loci": N_LOCI}
+    settings, rng = runml.SimulationSettings(**loci | changes), np.random.default_rng(1)
+    sfs = [runml.simulate_sfs(settings, parameters, rng) for _ in range(n_rows)]
+    return np.array(sfs)[..., np.newaxis]
 
 
-MUTATION_RATE, LENGTH, N_LOCI = 1e-10, 10_000_000, 40  # rare mutations seldom meet at a site
-
-
-def simulated(shape, n_rows):
-    """Spectra of many loci without recombination: one genealogy each."""
-    settings = runml.SimulationSettings(
-        sample_size=SAMPLE_SIZE,
-        sequence_length=LENGTH,
-        n_loci=N_LOCI,
-        mutation_rate=MUTATION_RATE,
-        recombination_rate=0.0,
-    )
-    rng = np.random.default_rng(1)
-    return np.array([runml.simulate_sfs(settings, record(shape), rng) for _ in range(n_rows)])
-
-
-def expected_by_moments(parameters, chromosomes):
+def expected_by_moments(parameters):
     """The expected spectrum of one base pair and a mutation rate of 1, from a model written anew.
 
-    Demes tells a history forwards in time. moments closes its equations by an approximation that is
-    the better, the larger the samples: these are ten times as large.
+    Demes tells a history forwards in time. moments closes its equations by an approximation that
+    is the better, the larger the samples: these are ten times as large.
     """
     values = {name: float(parameters[name]) for name in runml.PARAMETERS.names}
     history = demes.Builder()
-    epochs = [{"start_size": values["size_ancestor"], "end_time": values["divergence_time"]}]
-    history.add_deme("ancestor", epochs=epochs)
-    for name in ("A", "B"):
-        size = values[f"size_{name.lower()}"]
-        history.add_deme(name, ancestors=["ancestor"], epochs=[{"start_size": size}])
+    for deme, name in (("ancestor", "ancestor"), ("A", "a"), ("B", "b")):
+        end = values["divergence_time"] if deme == "ancestor" else 0
+        size, factor = values[f"size_{name}"], values[f"size_change_{name}"]
+        change = values[f"size_change_time_{name}"]
+        epochs = [{"start_size": size, "end_time": change}] if factor != 1 else []
+        epochs.append({"start_size": size * factor, "end_time": end})
+        ancestors = [] if deme == "ancestor" else ["ancestor"]
+        history.add_deme(deme, ancestors=ancestors, epochs=epochs)
     window = {"start_time": values["gene_flow_start"], "end_time": values["gene_flow_stop"]}
     for source, dest in ("AB", "BA"):
         if rate := values[f"migration_{source.lower()}_to_{dest.lower()}"]:
             history.add_migration(source=source, dest=dest, rate=rate, **window)
-    many = {"A": 10 * chromosomes[0], "B": 10 * chromosomes[1]}
-    sfs = moments.Demes.SFS(history.resolve(), samples=many, u=1).project(chromosomes).filled(0)
+    chromosomes = {"A": 2 * SAMPLE_SIZE.a, "B": 2 * SAMPLE_SIZE.b}
+    many = {name: 10 * n for name, n in chromosomes.items()}
+    sfs = moments.Demes.SFS(history.resolve(), samples=many, u=1)
+    sfs = sfs.project([*chromosomes.values()]).filled(0)
     sfs[0, 0] = sfs[-1, -1] = 0
     return sfs
 
@@ -81,8 +89,8 @@ def expected_by_moments(parameters, chromosomes):
 def z_scores(values, expected, tolerance):
     """How many standard errors the means of `values` are off, beyond a relative tolerance.
 
-    Were these sums of a few rare families of mutations, their variance would be proportional to their
-    mean. So where fewer families than expected were met by chance, the error is made larger.
+    Were these sums of a few rare families of mutations, their variance would be proportional to
+    their mean. So where fewer than expected were met by chance, the error is made larger.
     """
     mean = values.mean(axis=0)
     error = values.std(axis=0, ddof=1) / len(values) ** 0.5
@@ -91,105 +99,407 @@ def z_scores(values, expected, tolerance):
     return off / np.where(error > 0, error, 1)
 
 
-@pytest.mark.parametrize("shape", SHAPES)
-def test_mean_spectra_are_those_of_moments(shape):
-    sfs = simulated(shape, 100)
-    chromosomes = [2 * SAMPLE_SIZE.a, 2 * SAMPLE_SIZE.b]
-    expected = expected_by_moments(record(shape), chromosomes) * MUTATION_RATE * LENGTH * N_LOCI
+# ------------------------------- genealogies and mutations on them -------------------------------
+
+
+@pytest.mark.parametrize("history", HISTORIES)
+def test_mean_spectra_are_those_of_moments(history):
+    parameters = record(**HISTORIES[history])
+    sfs = simulated(parameters, 100)[..., 0]
+    expected = expected_by_moments(parameters) * MUTATION_RATE * LENGTH * N_LOCI
     assert z_scores(sfs, expected, tolerance=0.002).max() < 4.5
     # Together, the cells that migrants fill are a sharper measure than each alone.
     shared = [spectra[..., 1:-1, 1:-1].sum(axis=(-2, -1)) for spectra in (sfs, expected)]
     assert z_scores(*shared, tolerance=0.002) < 4
 
 
-def pairwise_differences(sfs):
-    """The mean number of differences within A, within B and between them, of spectra (N, a, b)."""
-    n_a, n_b = 2 * SAMPLE_SIZE.a, 2 * SAMPLE_SIZE.b
-    i, j = np.indices((n_a + 1, n_b + 1))
-    weights = {
-        "pi_a": i * (n_a - i) * 2 / (n_a * (n_a - 1)),
-        "pi_b": j * (n_b - j) * 2 / (n_b * (n_b - 1)),
-        "d_xy": (i * (n_b - j) + (n_a - i) * j) / (n_a * n_b),
-    }
-    return {name: (sfs * weight).sum(axis=(1, 2)) for name, weight in weights.items()}
+def mean_meeting_time(*sizes):
+    """When two chromosomes meet, in the mean, by the (end, diploid individuals) of each epoch."""
+    mean, apart, start = 0, 1, 0
+    for end, size in sizes:
+        meet = 1 - np.exp(-(end - start) / (2 * size))
+        mean, apart, start = mean + apart * 2 * size * meet, apart * (1 - meet), end
+    return mean
 
 
-def test_diversities_without_gene_flow_are_those_of_closed_forms():
-    """Two chromosomes of one species meet in it, or, with probability exp(-T / 2N), in the ancestor.
-
-    The time to meet is then 2N (1 - exp(-T / 2N)) + 2 N_ancestor exp(-T / 2N) in the mean; of two
-    chromosomes of different species it is T + 2 N_ancestor. Diversity is twice that time, mutating.
-    """
-    sfs = simulated("divergence", 150)
-    per_generation = 2 * MUTATION_RATE * LENGTH * N_LOCI
-    not_yet = {"pi_a": np.exp(-T / (2 * N_A)), "pi_b": np.exp(-T / (2 * N_B))}
+@pytest.mark.parametrize("changes", [{}, SIZES_CHANGE], ids=["constant", "sizes change"])
+def test_diversities_without_gene_flow_are_those_of_closed_forms(changes):
+    """Two chromosomes meet in their own species, or before the divergence in the ancestor."""
+    parameters = record(**changes)
+    found = runml.summarise(simulated(parameters, 150))
+    factors = {name: parameters[f"size_change_{name}"] for name in runml.POPULATIONS}
+    times = {name: parameters[f"size_change_time_{name}"] for name in runml.POPULATIONS}
+    late = N_ANCESTOR * factors["ancestor"]
+    ancestor = [(max(times["ancestor"], T), late), (np.inf, N_ANCESTOR)]
+    since = [(end - T, size) for end, size in ancestor]
     expected = {
-        "pi_a": 2 * N_A * (1 - not_yet["pi_a"]) + 2 * N_ANCESTOR * not_yet["pi_a"],
-        "pi_b": 2 * N_B * (1 - not_yet["pi_b"]) + 2 * N_ANCESTOR * not_yet["pi_b"],
-        "d_xy": T + 2 * N_ANCESTOR,
+        "pi in A": mean_meeting_time((times["a"], N_A * factors["a"]), (T, N_A), *ancestor),
+        "pi in B": mean_meeting_time((times["b"], N_B * factors["b"]), (T, N_B), *ancestor),
+        "d_XY": T + mean_meeting_time(*since),
     }
-    for name, measured in pairwise_differences(sfs).items():
-        theory = expected[name] * per_generation
-        assert z_scores(measured, theory, tolerance=0.001) < 4, name
-        assert measured.std() / len(measured) ** 0.5 < 0.02 * theory  # the test is a sharp one
+    for name, generations in expected.items():
+        theory = 2 * generations * MUTATION_RATE * LENGTH * N_LOCI
+        assert z_scores(found[name], theory, tolerance=0.001) < 4, name
+        assert found[name].std() / len(found) ** 0.5 < 0.02 * theory  # the test is a sharp one
 
 
-@pytest.mark.parametrize("shape", SHAPES)
-def test_migrants_go_the_right_way_at_the_right_rate_and_time(shape):
+@pytest.mark.parametrize(("rho", "n_loci"), [(0, 1), (0, 10), (20, 1)])
+def test_recombination_and_loci_make_sites_independent(rho, n_loci):
+    """The variance of the differences between two chromosomes of one population (Hudson 1983)."""
+    theta, n, length = 20, 1_000, 1_000_000
+    rate = theta / (4 * N_A * length * n_loci)
+    parameters = record(
+        size_ancestor=N_A, mutation_rate=rate, recombination_rate=rho / (4 * N_A * length)
+    )
+    few = {"sample_size": runml.PerSpecies(1, 1), "sequence_length": length, "n_loci": n_loci}
+    found = runml.summarise(simulated(parameters, n, **few))["pi in A"]
+
+    def correlation(x):  # of the times at which two sites meet
+        return (x + 18) / (x**2 + 13 * x + 18)
+
+    linked = 1
+    if rho:
+        linked = 2 / rho**2 * integrate.quad(lambda x: (rho - x) * correlation(x), 0, rho)[0]
+    expected = theta + theta**2 * linked / n_loci
+    squares = (found - found.mean()) ** 2
+    assert abs(squares.mean() - expected) < 4 * squares.std() / n**0.5
+    assert abs(found.mean() - theta) < 4 * (expected / n) ** 0.5
+
+
+def shared_and_fixed(sfs):
+    """All SNPs, those polymorphic in both species, and fixed differences; each of shape (N,)."""
+    both, fixed = sfs[:, 1:-1, 1:-1].sum(axis=(1, 2)), sfs[:, 0, -1] + sfs[:, -1, 0]
+    return {"all": sfs.sum(axis=(1, 2)), "shared": both, "fixed": fixed}
+
+
+@pytest.mark.parametrize("label", [0, 1], ids=runml.MODELS)
+def test_mutations_recur_as_those_of_msprime(label, monkeypatch):
+    """On the same genealogies: with what is added, without, and as msprime places mutations."""
+    settings = fixed_settings(
+        sample_size=runml.PerSpecies(5, 4),
+        sequence_length=20_000,
+        tdiv_prior=runml.Prior(400_000, 400_000),
+        ne_prior=runml.Prior(50_000, 50_000),
+        migration_prior=runml.Prior(1e-6, 1e-6),
+    )
+    genealogies, alone, n_rows, rng = [], [], 400, np.random.default_rng(1)
+
+    def sim_ancestry(*args, simulate=msprime.sim_ancestry, **kwargs):
+        genealogies.extend(simulate(*args, **kwargs))
+        return genealogies[-1:]
+
+    def add(mutations, *args, add=runml.add_recurrent_mutations):
+        alone.append(mutations)
+        return add(mutations, *args)
+
+    monkeypatch.setattr(msprime, "sim_ancestry", sim_ancestry)
+    monkeypatch.setattr(runml, "add_recurrent_mutations", add)
+    parameters = runml.draw_parameters(settings, label, rng)
+    ours = np.array([runml.simulate_sfs(settings, parameters, rng) for _ in range(n_rows)])
+    theirs = []
+    for seed, trees in enumerate(genealogies, 1):
+        trees = msprime.sim_mutations(trees, rate=settings.mutation_rate.low, random_seed=seed)
+        samples = [trees.samples(population=population) for population in (0, 1)]
+        whole = {"polarised": True, "span_normalise": False}
+        theirs.append(trees.allele_frequency_spectrum(samples, **whole))
+        theirs[-1][0, 0] = theirs[-1][-1, -1] = 0
+    alone, theirs = np.array(alone), np.array(theirs)
+
+    def unlike(spectra):
+        """Cells whose means differ by more than 4.5 standard errors, and more than 5%."""
+        difference = spectra - theirs
+        error = difference.std(axis=0) / n_rows**0.5
+        beyond = abs(difference.mean(axis=0)) - 0.05 * theirs.mean(axis=0) - 4.5 * error
+        return (beyond > 0)[theirs.sum(axis=0) >= 50]
+
+    assert not unlike(ours).any()
+    assert unlike(alone).any()  # were each mutation alone at its site
+    ours, theirs, alone = map(shared_and_fixed, (ours, theirs, alone))
+    for name, values in ours.items():
+        assert stats.ks_2samp(values, theirs[name]).pvalue > 1e-3, name
+    assert stats.ks_2samp(alone["all"], theirs["all"]).pvalue < 1e-3
+
+
+@pytest.mark.parametrize(
+    ("carriers", "same_nucleotide", "another"),
+    [
+        (((1, 0), (0, 1)), [(1, 1)], [(0, 1), (1, 0)]),  # on different branches
+        (((4, 2), (1, 1)), [(3, 1)], [(1, 1), (3, 1)]),  # one within the other
+        (((4, 0), (4, 0)), [], [(4, 0)]),  # on one branch
+        (((4, 0), (0, 4)), [], [(0, 4), (4, 0)]),  # what all carry is no SNP
+        (((4, 1), (0, 4)), [(4, 1)], [(0, 4), (4, 1)]),  # neither apart nor within
+    ],
+)
+def test_two_mutations_at_one_site_by_hand(carriers, same_nucleotide, another):
+    mutations, n, rng = np.zeros((5, 5), int), 900, np.random.default_rng(1)
+    np.add.at(mutations, tuple(np.transpose(carriers)), 1)
+    found = []
+    for _ in range(n):
+        sfs = runml.add_recurrent_mutations(mutations, 1, rng)
+        found.append([cell for cell in np.ndindex(5, 5) for _ in range(sfs[cell])])
+    meet = 1 - np.exp(-(2 - 1 + np.exp(-2)))  # with two mutations at one site in the mean
+    expected = {str(same_nucleotide): meet / 3, str(another): 2 * meet / 3}
+    apart = str(sorted(carriers))
+    expected[apart] = expected.get(apart, 0) + 1 - meet
+    assert set(map(str, found)) == set(expected)
+    for alleles, probability in expected.items():
+        error = (probability * (1 - probability) / n) ** 0.5
+        assert abs(sum(str(each) == alleles for each in found) / n - probability) < 4 * error
+
+
+# ------------------------------------- demographic models -------------------------------------
+
+
+@pytest.mark.parametrize("history", GENE_FLOW)
+def test_migrants_go_the_right_way_at_the_right_rate_and_time(history):
     """Back in time, a lineage of B moves to A where forwards migrants go from A to B."""
-    a_to_b, b_to_a, start, stop = SHAPES[shape]
-    debugger = runml.demographic_model(record(shape)).debug()
-    assert [population.name for population in debugger.demography.populations][:2] == ["A", "B"]
+    parameters = record(**GENE_FLOW[history])
+    a_to_b, b_to_a = parameters["migration_a_to_b"], parameters["migration_b_to_a"]
+    start, stop = parameters["gene_flow_start"], parameters["gene_flow_stop"]
+    debugger = runml.demographic_model(parameters).debug()
+    assert [each.name for each in debugger.demography.populations][:2] == ["A", "B"]
     backwards = np.array([[-b_to_a, b_to_a], [a_to_b, -a_to_b]])
     for time in np.array([0.1, 0.25, 0.3, 0.5, 0.6, 0.75, 0.8, 0.999]) * T:
-        generations = np.clip(time, stop * T, start * T) - stop * T
         where = debugger.lineage_probabilities([time])[0][:2, :2]
+        generations = np.clip(time, stop, start) - stop
         assert np.allclose(where, expm(backwards * generations), rtol=1e-6, atol=1e-9), time
-    assert [population.name for population in debugger.epochs[-1].active_populations] == ["ancestor"]
+    assert [each.name for each in debugger.epochs[-1].active_populations] == ["ancestor"]
     assert debugger.epochs[-1].start_time == T
 
 
-def test_sizes_are_those_of_the_record():
-    debugger = runml.demographic_model(record("secondary contact")).debug()
-    sizes = debugger.population_size_trajectory([0, 0.999 * T, 2 * T])
-    assert np.array_equal(sizes[:2, :2], [[N_A, N_B]] * 2)
-    assert sizes[2, 2] == N_ANCESTOR
+@pytest.mark.parametrize("factor", [runml.Prior(0.1, 10, "log"), runml.Prior(1, 1)], ids=str)
+@pytest.mark.parametrize("label", [0, 1], ids=runml.MODELS)
+def test_sizes_are_those_of_the_record(label, factor):
+    """Today's size is the factor times that before the change, in both models alike."""
+    settings = runml.SimulationSettings(size_change_prior=factor)
+    for seed in range(20):
+        drawn = runml.draw_parameters(settings, label, np.random.default_rng(seed))
+        debugger, divergence = runml.demographic_model(drawn).debug(), drawn["divergence_time"]
+        for column, name in enumerate(("a", "b", "ancestor")):
+            change, begins = drawn[f"size_change_time_{name}"], divergence * (name == "ancestor")
+            before, factor_drawn = drawn[f"size_{name}"], drawn[f"size_change_{name}"]
+            times = np.array([begins, change * (1 - 1e-9), change * (1 + 1e-9), 6 * divergence])
+            if name != "ancestor":
+                times[3] = divergence * (1 - 1e-9)
+            sizes = debugger.population_size_trajectory(np.sort(times))[:, column]
+            after = before * factor_drawn
+            assert sizes == pytest.approx([after, after, before, before]), (name, times)
 
 
-def test_log_odds_of_the_network_are_those_of_exact_likelihoods():
-    """With point priors and many unlinked SNPs, both models are known Poisson spectra.
+# ------------------------------------------- priors -------------------------------------------
 
-    Rates so low that odds remain: the means are scaled so that the log-likelihood ratio is 2 in the mean
-    where its model is true. A network learns large odds last, so the slope is that of odds below 20.
-    """
-    gene_flow = record("secondary contact")
-    gene_flow["migration_a_to_b"] = gene_flow["migration_b_to_a"] = 5e-6
-    without, with_flow = (expected_by_moments(p, [6, 4]) for p in (record("divergence"), gene_flow))
-    log_ratio = np.log(np.divide(with_flow, without, where=without > 0, out=np.ones_like(without)))
-    scale = 4 / ((with_flow - without) * log_ratio).sum()
-    without, with_flow = scale * without, scale * with_flow
 
+@pytest.mark.parametrize(
+    ("words", "distribution"),
+    [
+        (["7"], None),
+        (["7", "7", "log"], None),
+        (["1", "100"], stats.uniform(1, 99)),
+        (["1", "100", "log"], stats.loguniform(1, 100)),
+    ],
+    ids=["one number", "equal ends", "two", "log"],
+)
+def test_a_prior_is_drawn_from_as_typed(words, distribution):
+    typed = runml.parse_options(["--simulate", "--tdiv_prior", *words]).typed["tdiv_prior"]
     rng = np.random.default_rng(1)
+    draws = [typed.draw(rng) for _ in range(1_000)]
+    if distribution is None:
+        assert {*draws, typed.median} == {7}
+    else:
+        assert stats.kstest(draws, distribution.cdf).pvalue > 1e-3
+        assert typed.median == pytest.approx(distribution.median())
 
-    def draw(n_rows):
-        responses = np.arange(n_rows) % 2
-        spectra = rng.poisson(np.where(responses[:, None, None] == 1, with_flow, without))
-        return spectra.astype(np.int32)[..., np.newaxis], responses
 
-    settings = runml.TrainingSettings(layers=1, dropout=0, learning_rate=3e-4, epochs=8, batch_size=1024)
-    model, _ = runml.train_network(*draw(40_000), settings)
-    spectra, responses = draw(4_000)
-    divergence, flow = model.predict(spectra, batch_size=4_000, verbose=0).T.astype(float)
-    learned = np.log(flow / divergence)
-    exact = (spectra[..., 0] * log_ratio).sum(axis=(1, 2)) - (with_flow - without).sum()
-    assert np.percentile(abs(exact), 99) < 8
-    middle = abs(exact) < 3
-    slope, intercept = np.polyfit(exact[middle], learned[middle], 1)
-    assert 0.85 < slope < 1.15
-    assert abs(intercept) < 0.2
-    assert np.corrcoef(exact, learned)[0, 1] > 0.97
+@pytest.mark.parametrize("label", [0, 1], ids=runml.MODELS)
+def test_parameters_follow_their_priors_each_independently(label):
+    settings = runml.SimulationSettings(
+        mutation_rate=runml.Prior(1e-9, 1e-7, "log"),
+        recombination_rate=runml.Prior(0, 1e-8),
+        size_change_prior=runml.Prior(0.1, 10, "log"),
+        migration_prior=runml.Prior(1e-7, 1e-4, "log"),
+        gene_flow_start=runml.Prior(0, 1),
+        gene_flow_stop=runml.Prior(0, 1),
+        asymmetric=True,
+    )
+    n = 2_000
+    streams = [runml.random_stream(5, runml.TRAINING_SET, row) for row in range(n)]
+    drawn = np.array([runml.draw_parameters(settings, label, stream) for stream in streams])
+    values = {name: drawn[name].copy() for name in runml.PARAMETERS.names}
+    expected = {
+        "divergence_time": stats.uniform(50_000, 450_000),
+        "gene_flow_start": stats.beta(2, 1),  # the larger of two
+        "gene_flow_stop": stats.beta(1, 2),  # the smaller
+        "mutation_rate": stats.loguniform(1e-9, 1e-7),
+        "recombination_rate": stats.uniform(0, 1e-8),
+        "size_change_time_ancestor": stats.loguniform(1, 5),
+    }
+    expected |= {f"size_{name}": stats.uniform(10_000, 90_000) for name in runml.POPULATIONS}
+    expected |= {f"size_change_{name}": stats.loguniform(0.1, 10) for name in runml.POPULATIONS}
+    expected |= {f"size_change_time_{name}": stats.loguniform(0.005, 1) for name in "ab"}
+    for name in ("migration_a_to_b", "migration_b_to_a"):
+        if label:
+            expected[name] = stats.loguniform(1e-7, 1e-4)
+        else:
+            assert not values.pop(name).any()
+    assert values.keys() == expected.keys()
+    for name in values:
+        if name.startswith(("gene_flow_", "size_change_time_")):
+            values[name] /= drawn["divergence_time"]
+        assert stats.kstest(values[name], expected[name].cdf).pvalue > 1e-4, name
+    del values["gene_flow_start"]  # the smaller it is, the smaller is the end
+    ranks = [stats.rankdata(each) for each in values.values()]
+    ranks += [np.roll(each, 1) for each in ranks]  # nor do rows depend on the ones before
+    assert abs(np.corrcoef(ranks) - np.eye(len(ranks))).max() < 4.5 / n**0.5
 
-    def log_loss(log_odds):
-        return np.logaddexp(0, np.where(responses == 1, -log_odds, log_odds)).mean()
 
-    assert log_loss(learned) < log_loss(exact) + 0.02  # nobody does better than the exact odds
+def test_the_lesson_has_symmetric_secondary_contact_and_constant_sizes():
+    settings = runml.SimulationSettings()
+    drawn = [runml.draw_parameters(settings, 1, np.random.default_rng(i)) for i in range(20)]
+    drawn = np.array(drawn)
+    assert (drawn["migration_a_to_b"] == drawn["migration_b_to_a"]).all()
+    assert (drawn["gene_flow_start"] == drawn["divergence_time"] / 2).all()
+    assert not drawn["gene_flow_stop"].any()
+    assert {*drawn["size_change_a"], *drawn["size_change_b"], *drawn["size_change_ancestor"]} == {1}
+
+
+def test_spectra_are_simulated_under_the_mutation_rates_that_are_saved():
+    settings = fixed_settings(
+        sample_size=runml.PerSpecies(2, 2),
+        sequence_length=20_000,
+        mutation_rate=runml.Prior(1e-9, 1e-7, "log"),
+        recombination_rate=runml.Prior(1e-9, 1e-8),
+    )
+    block = runml.simulate_block(settings, runml.TRAINING_SET, range(0, 800, 2))
+    rates = block["parameters"]["mutation_rate"]
+    generations = settings.tdiv_prior.low + 2 * settings.ne_prior.low
+    ratio = runml.summarise(block["sfs"])["d_XY"] / (2 * rates * 20_000 * generations)
+    assert abs(ratio.mean() - 1) < 4 * ratio.std() / len(ratio) ** 0.5
+    assert rates.max() > 50 * rates.min()
+
+
+# ------------------------------------------ a dataset ------------------------------------------
+
+
+def test_models_take_turns_and_labels_travel_with_their_spectra():
+    settings = runml.SimulationSettings(sample_size=SAMPLE_SIZE, sequence_length=2_000)
+    whole = runml.simulate_block(settings, runml.TRAINING_SET, range(10))
+    part = runml.simulate_block(settings, runml.TRAINING_SET, range(3, 8))
+    for name, rows in part.items():
+        assert np.array_equal(rows, whole[name][3:8]), name
+    assert np.array_equal(whole["responses"], np.arange(10) % 2)
+    migrates = whole["parameters"]["migration_a_to_b"] > 0
+    assert np.array_equal(migrates, whole["responses"] == 1)
+    sfs = whole["sfs"]
+    assert sfs.dtype == np.int32
+    assert sfs.shape == (10, 9, 7, 1)
+    assert sfs.min() == 0
+    assert sfs.sum(axis=(1, 2, 3)).min() > 0
+    assert not sfs[:, [0, -1], [0, -1]].any()  # the corners hold no SNPs
+
+
+def test_a_seed_changes_everything_and_alone():
+    first, again, other = (
+        spectra(runml.SimulationSettings(seed=seed, sequence_length=5_000), 6) for seed in (7, 7, 8)
+    )
+    assert np.array_equal(first, again)
+    assert not any(np.array_equal(a, b) for a, b in zip(first, other, strict=True))
+
+
+@pytest.mark.parametrize("seed", [0, 1234, 2**32 - 1])
+def test_streams_of_random_numbers_never_meet(seed):
+    of_rows = itertools.product((runml.TRAINING_SET, runml.TEST_SET), range(300))
+    used = [(stream, row) for stream, row in of_rows]
+    streams = [runml.random_stream(seed, *each) for each in used]
+    streams += [runml.random_stream(seed, stream) for stream in (runml.SPLIT, runml.WEIGHTS)]
+    keys = {stream.bit_generator.seed_seq.spawn_key for stream in streams}
+    assert len(keys) == len(streams) == 602
+    assert len({stream.integers(2**63) for stream in streams}) == 602
+    settings = runml.SimulationSettings(seed=seed, sequence_length=2_000)
+    test_set = spectra(settings, 4, runml.TEST_SET)
+    assert not np.array_equal(spectra(settings, 4), test_set)
+
+
+def dataset(folder, workers=1, n_reps=30, **changes):
+    """Simulate a dataset into a folder; return the bytes of its files."""
+    folder.mkdir(exist_ok=True)
+    settings = runml.SimulationSettings(sequence_length=2_000, **changes)
+    specification = runml.DatasetSpecification(settings, n_reps, runml.versions("msprime"))
+    run = runml.RunSettings(workers=workers)
+    runml.simulate_dataset(specification, runml.TRAINING_SET, folder, "simulated", run)
+    return dataset_files(folder)
+
+
+def test_same_bytes_for_any_number_of_workers_and_blocks(tmp_path, monkeypatch):
+    one = dataset(tmp_path / "one")
+    monkeypatch.setattr(runml, "ROWS_PER_BLOCK", 7)
+    assert dataset(tmp_path / "two", workers=2) == one
+    settings = runml.SimulationSettings(sequence_length=2_000)
+    block = runml.simulate_block(settings, runml.TRAINING_SET, range(60))
+    for name, rows in block.items():
+        saved = np.load(tmp_path / "one" / f"simulated_{name}.npy")
+        assert saved.dtype == rows.dtype
+        assert np.array_equal(saved, rows), name
+
+
+def flip(path, at):
+    data = bytearray(path.read_bytes())
+    data[at] ^= 0xFF
+    path.write_bytes(data)
+
+
+SPOIL = [  # what may become of the first finished blocks
+    lambda path: path.write_bytes(b""),
+    lambda path: path.write_bytes(path.read_bytes()[:-1]),
+    lambda path: path.write_bytes(path.read_bytes()[:100]),
+    lambda path: path.write_bytes(bytes(path.stat().st_size)),
+    lambda path: flip(path, path.stat().st_size // 2),
+    lambda path: path.unlink(),
+]
+
+
+def test_an_interrupted_simulation_goes_on_with_what_is_whole(tmp_path, monkeypatch, capsys):
+    done = []
+
+    def blocks(function, tasks, run, stop_after=None):
+        for number, block in enumerate(toy_blocks(function, tasks, run)):
+            if number == stop_after:
+                raise KeyboardInterrupt
+            done.append(tasks[number][2])
+            yield block
+
+    monkeypatch.setattr(runml, "in_parallel", blocks)
+    uninterrupted = dataset(tmp_path / "whole", n_reps=120)
+    every, done[:] = list(done), []
+    assert not [path for path in contents(tmp_path / "whole") if path.suffix == ".npz"]
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(runml, "in_parallel", lambda *task: blocks(*task, stop_after=8))
+        dataset(tmp_path / "stopped", n_reps=120)
+    finished = sorted((tmp_path / "stopped").iterdir(), key=lambda path: path.stat().st_mtime_ns)
+    assert len(finished) == len(done) == 8
+    for spoil, path in zip(SPOIL, finished, strict=False):
+        spoil(path)
+    done.clear()
+    assert dataset(tmp_path / "stopped", n_reps=120) == uninterrupted
+    assert sorted(map(list, done)) == sorted(map(list, [*every[: len(SPOIL)], *every[8:]]))
+    n_kept = sum(map(len, every[len(SPOIL) : 8]))
+    assert f"Going on after the {n_kept} spectra" in capsys.readouterr().out
+
+
+def test_a_changed_byte_of_a_block_is_noticed_or_matters_not(tmp_path):
+    path, rng = tmp_path / "block.npz", np.random.default_rng(1)
+    arrays = {"sfs": rng.poisson(1, (3, 5, 5, 1)).astype(np.int32), "responses": np.arange(3)}
+    arrays["parameters"] = np.zeros(3, runml.PARAMETERS)
+    np.savez_compressed(path, **arrays)
+    data, n_noticed = path.read_bytes(), 0
+    for at in range(len(data)):
+        flip(path, at)
+        if runml.is_whole(path):
+            with np.load(path) as found:
+                for name, array in arrays.items():
+                    assert np.array_equal(found[name], array), at
+        else:
+            n_noticed += 1
+        path.write_bytes(data)
+    assert n_noticed > len(data) / 2
+    assert runml.is_whole(path)
