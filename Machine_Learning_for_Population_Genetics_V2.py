@@ -2845,13 +2845,15 @@ def draw_models(figure, settings):
     middle["gene_flow_stop"], middle["gene_flow_start"], middle["size_change_prior"] = (
         Prior(value, value) for value in (*np.median(windows, axis=0), factor)
     )
-    medians = draw_parameters(replace(settings, **middle), 1, rng)
+    medians = np.array(draw_parameters(replace(settings, **middle), 1, rng))
     divergence, rate = float(medians["divergence_time"]), mean_migration(medians)
     onset, end = float(medians["gene_flow_start"]), float(medians["gene_flow_stop"])
+    for name in POPULATIONS:
+        medians[f"size_change_time_{name}"] = SIZE_CHANGE_TIMES[name].median * divergence
     times = {0: "today", divergence: f"divergence\n{divergence:,.0f}"}
     colours = {"A": "#0072b2", "B": "#56b4e9", "ancestor": "#999999"}
     for label, axes in enumerate(figure.subplots(1, 2)):
-        model = np.array(medians)
+        model = medians.copy()
         for name in ("migration_a_to_b", "migration_b_to_a"):
             model[name] *= label and end < onset
         graph = demographic_model(model[()]).to_demes()

@@ -13,7 +13,7 @@ import moments
 import msprime
 import numpy as np
 import pytest
-from conftest import EXAMPLES, contents, is_one_line_error, rows, run, runml
+from conftest import EXAMPLES, is_one_line_error, rows, run, runml
 from threadpoolctl import threadpool_limits
 
 # ------------------------------------------ reading ------------------------------------------
@@ -370,6 +370,7 @@ def ask(tmp_path, capsys, no_pictures):
 @pytest.fixture(autouse=True, scope="module")
 def one_thread():
     """Where others compute too, small arrays take many threads much longer than one."""
+    pytest.importorskip("sklearn.mixture")
     with threadpool_limits(1):
         yield
 
