@@ -676,7 +676,8 @@ def train(folder, settings, runs, dataset=None):
         save_table(staging / "experiments.csv", runs)
     accuracy, loss = history["val_accuracy"][-1], history["val_loss"][-1]
     print(f"Validation accuracy {accuracy:.4f}, loss {loss:.4f}.")
-    print_wrapped(describe_curves(history["loss"], history["val_loss"]))
+    regression_learns = functools.partial(has_regression_learned, table)
+    print_wrapped(describe_curves(history["loss"], history["val_loss"], regression_learns))
     print(f"Model saved in {folder / MODEL} after {seconds:.0f} s.")
 
     comparable = [run for run in runs if run.get("data") == runs[-1]["data"]]
@@ -1111,6 +1112,18 @@ def validation_loss(table):
     return losses.mean(), losses.std() / math.sqrt(len(losses))
 
 
+def has_learned(table):
+    """Whether a network does better than a coin, by the standard error of its validation loss."""
+    loss, error = validation_loss(table)
+    return loss + 2 * error < CHANCE_LOSS
+
+
+def has_regression_learned(table):
+    """The same of a logistic regression on the network's input."""
+    given = fit_logistic_regression(*table.parts()).predict_proba(flat(table.inputs))
+    return has_learned(replace(table, probabilities=given))
+
+
 # ===================================== 12. Observed spectra =====================================
 
 MAX_SPECTRUM_BYTES = 64_000_000  # of 250 + 250 individuals, in text, it has a few million
@@ -1407,7 +1420,6 @@ def make_prediction(path, observed, network, fits):
         margin = MARGIN * np.ptp(all_values)
         if not all_values.min() - margin <= value <= all_values.max() + margin:
             outside.append(name)
-    loss, error = validation_loss(table)
     return Prediction(
         path=path,
         observed=observed,
@@ -1421,7 +1433,7 @@ def make_prediction(path, observed, network, fits):
         nearest=fit.table.rows(nearest[0]),
         residual=residual.reshape(spectrum.inputs.shape[1:3]),
         n_simulated=len(fit.table.labels),
-        has_learned=loss + 2 * error < CHANCE_LOSS,
+        has_learned=has_learned(table),
     )
 
 
@@ -2503,36 +2515,56 @@ def epoch_lines():
 CHANCE_LOSS = math.log(2)  # of giving both models one half
 
 
-def describe_curves(training, validation):
-    """What the losses, epoch by epoch, say about the settings, in a line or two."""
-    if len(validation) == 1:
-        return "One epoch makes no curve."
-    best, last = int(np.argmin(validation)), validation[-1]
-    recent = validation[-1 - max(1, len(validation) // 5)]
+def describe_curves(training, validation, regression_learns):
+    """What the losses, epoch by epoch, say about the settings.
+
+    Trends are looked for in means over a share of the epochs, so that a run and its beginning are
+    not said to do opposite things. `regression_learns()` says whether a logistic regression does
+    better than a coin; it is asked only where the network hardly does.
+    """
+    validation, n = np.asarray(validation), len(validation)
+    fifth, third = math.ceil(n / 5), math.ceil(n / 3)
+    levels = np.convolve(validation, np.full(fifth, 1 / fifth), "valid")  # moving means
+    near_chance, risen = levels.min() > 0.95 * CHANCE_LOSS, levels[-1] > 1.02 * levels.min()
+    if near_chance and not regression_learns():
+        return (
+            "These settings cannot tell the models apart: neither the network nor a logistic "
+            "regression does better than a coin. More --n_loci or other priors might."
+        )
     if leaps(training):
-        return "The loss leaps, in training too: a smaller --learning_rate would help."
-    if validation[best] > 0.95 * CHANCE_LOSS:
+        return "The loss leaps: these steps are too long. A smaller --learning_rate would help."
+    if n < 5:
+        return "Fewer than five epochs show no trend: more --epochs would help."
+    if near_chance and not risen:
         return (
-            "Validation loss has hardly left 0.69, tossing a coin: more --epochs, a larger "
-            "--learning_rate or more simulations would help."
+            "Validation loss is still near 0.69, tossing a coin, where a logistic regression does "
+            "better: a larger --learning_rate or more --epochs would help."
         )
-    if last > max(
-        1.04 * validation[best], validation[best] + 0.003
-    ):  # more than chance makes of it
+    has_fallen = validation[-third:].mean() < 0.985 * validation[-2 * third : -third].mean()
+    # The noise of one epoch, from second differences, which are 0 in a straight line; of a change.
+    noise = np.diff(validation[-max(2 * fifth, 4) :], 2).std() / math.sqrt(6) * math.sqrt(2 / fifth)
+    if has_fallen and levels[-1 - fifth] - levels[-1] + 2 * noise > 0.005 * levels[-1]:
         return (
-            f"Validation loss was lowest after epoch {best + 1} and has risen since: fewer "
-            "--epochs, more --dropout or more simulations would help."
+            "Validation loss was still falling: more --epochs would help or, if it falls in a "
+            "straight line, a larger --learning_rate."
         )
-    if last < min(0.99 * recent, recent - 0.002):
-        return "Validation loss was still falling: more --epochs would help."
-    return "Validation loss hardly changes any more."
+    if risen:
+        lowest = levels.argmin() + (fifth + 1) // 2
+        return (
+            f"Validation loss was lowest about epoch {lowest} and has risen since: fewer --epochs, "
+            "more --dropout or more simulations would help."
+        )
+    return "Validation loss hardly changes any more: more --epochs would not help."
 
 
 def leaps(training):
-    """Whether a training loss goes up and down as it does where steps are too long."""
-    return max(training) > 1.1 * CHANCE_LOSS or any(
-        after > before + max(0.01, 0.1 * before) for before, after in itertools.pairwise(training)
-    )
+    """Whether a training loss is thrown back, as by steps that are too long, and not just once.
+
+    It begins above a coin's, or is clearly above its lowest so far in over one of twenty epochs.
+    """
+    lowest = np.minimum.accumulate(training)
+    thrown_back = training > lowest + np.maximum(0.01, 0.1 * lowest)
+    return bool(training[0] > 1.1 * CHANCE_LOSS or thrown_back.mean() > 1 / 20)
 
 
 # In experiments.csv: what a row must hold to be ranked and drawn.

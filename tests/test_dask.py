@@ -1,276 +1,166 @@
 """On a Dask cluster of real processes: the same bytes, whatever happens to the workers."""
 
-import contextlib
 import json
-import logging
 import os
-import platform
-import shutil
-import signal
 import socket
 import subprocess
 import sys
 import threading
 import time
-import warnings
+from importlib.metadata import version
 
-import psutil
 import pytest
-from conftest import SCRIPT, STOPPED, command, dataset_files, is_one_line_error, runml, unfinished_array
+from conftest import command, contents, dataset_files, is_one_line_error, run, runml
 
-MANY = ("--n_reps", 120, "--sequence_length", 5_000)  # enough to lose something midway
+pytestmark = pytest.mark.usefixtures("no_pictures")
+WORDS = ("--simulate", "--n_reps", 120, "--sequence_length", 5_000)  # enough to lose something
 
 
-def wait_until(true, ended=lambda: None, seconds=30):
-    deadline = time.monotonic() + seconds
+def wait_until(true):
+    deadline = time.monotonic() + 60
     while not true():
         assert time.monotonic() < deadline
-        assert ended() is None
         time.sleep(0.01)
 
 
 class Cluster:
-    """A scheduler and workers without nannies, on loopback, where the script cannot be imported."""
+    """A scheduler and workers without nannies, where the script cannot be imported."""
 
     def __init__(self, folder):
-        self.folder, self.workers, self.n_started = folder, [], 0
-        self.scheduler = self.start("scheduler", "--port", 0, "--scheduler-file", "scheduler.json")
-        told = folder / "scheduler.json"
-        wait_until(lambda: told.exists() and told.read_text().endswith("}"))  # else half written
-        self.address = json.loads(told.read_text())["address"]
+        self.folder, self.scheduler, self.workers, self.n_started = folder, None, [], 0
 
-    def start(self, kind, *words, name=None, path=""):
-        with (self.folder / f"{name or kind}.log").open("w") as log:
-            return psutil.Popen(
-                [
-                    *(sys.executable, "-m", f"distributed.cli.dask_{kind}", *map(str, words)),
-                    *("--host", "127.0.0.1", "--no-dashboard"),
-                ],
+    def start(self, kind, *words, path=""):
+        self.n_started += 1
+        log = self.folder / f"{self.n_started}.log"
+        words = [*map(str, words), "--host", "127.0.0.1", "--no-dashboard"]
+        with log.open("w") as file:
+            process = subprocess.Popen(
+                [sys.executable, "-m", f"distributed.cli.dask_{kind}", *words],
                 cwd=self.folder,
                 env=os.environ | {"PYTHONPATH": str(path)},
-                stdout=log,
-                stderr=log,
+                stdout=file,
+                stderr=file,
             )
+        ready = "Registered to:" if kind == "worker" else "Scheduler at:"
+        wait_until(lambda: ready in log.read_text())
+        return process
 
-    def log(self, name):
-        return (self.folder / f"{name}.log").read_text()
-
-    def add_workers(self, n_workers, path=""):
-        names = [f"worker{self.n_started + number}" for number in range(n_workers)]
-        self.n_started += n_workers
-        for name in names:
+    def have(self, n_workers, **kwargs):
+        """Be a cluster of some workers, whatever is left; return the address."""
+        if not self.scheduler:
+            told = self.folder / f"{self.n_started}.json"
+            words = ("--port", 0, "--scheduler-file", told)
+            self.scheduler = self.start("scheduler", *words)
+            wait_until(lambda: told.exists() and told.read_text().endswith("}"))
+            self.address = json.loads(told.read_text())["address"]
+        while len(self.workers) < n_workers:
             words = (self.address, "--nthreads", 1, "--no-nanny", "--death-timeout", 20)
-            self.workers.append(self.start("worker", *words, name=name, path=path))
-        wait_until(lambda: all("Registered to:" in self.log(name) for name in names))
+            self.workers.append(self.start("worker", *words, **kwargs))
+        self.kill_workers(len(self.workers) - n_workers)
+        return self.address
 
-    def kill_workers(self, n_workers=None):
-        for worker in self.workers[:n_workers]:
-            worker.kill()
-            worker.wait()
-        del self.workers[:n_workers]
+    def kill_workers(self, n_workers):
+        for _ in range(n_workers):
+            self.workers[-1].kill()
+            self.workers.pop().wait()
 
-    def stop(self):
-        for process in [*self.workers, self.scheduler]:
-            with contextlib.suppress(psutil.NoSuchProcess):
-                process.kill()
-            process.wait()
-
-
-@contextlib.contextmanager
-def new_cluster(folder, n_workers):
-    cluster = Cluster(folder)
-    try:
-        cluster.add_workers(n_workers)
-        yield cluster
-    finally:
-        cluster.stop()
+    def kill_scheduler(self):
+        self.scheduler.kill()
+        self.scheduler = self.scheduler.wait() and None
+        self.kill_workers(len(self.workers))
 
 
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory):
-    """A cluster of two workers. A test that kills some starts others."""
-    with new_cluster(tmp_path_factory.mktemp("cluster"), 2) as cluster:
-        yield cluster
+    cluster = Cluster(tmp_path_factory.mktemp("cluster"))
+    cluster.have(1)
+    yield cluster
+    cluster.kill_scheduler()
 
 
 @pytest.fixture(scope="module")
 def local(tmp_path_factory):
     """What a run on this machine's own processes writes."""
     folder = tmp_path_factory.mktemp("local")
-    assert command("--simulate", *MANY, "--data_dir", folder).returncode == 0
+    assert command(*WORDS, "--data_dir", folder).returncode == 0
     return dataset_files(folder)
 
 
-def start(folder, address):
-    """Start a simulation on a cluster; return it once its first spectra are on the disk."""
-    words = ("--simulate", *MANY, "--data_dir", folder, "--dask_scheduler", address)
-    process = subprocess.Popen(
-        [*SCRIPT, *map(str, words)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+def simulate(capsys, folder, address, meanwhile=None):
+    """Run a simulation on a cluster; do something once its first spectra are on the disk."""
+    begun = threading.Thread(
+        target=lambda: (
+            wait_until(lambda: list(folder.glob(".simulated*/block_*.npz"))),
+            meanwhile(),
+        )
     )
-    wait_until(
-        lambda: (array := unfinished_array(folder)) and array.stat().st_size > 20_000, process.poll
-    )
-    return process
+    if meanwhile:
+        begun.start()
+    done = run(capsys, *WORDS, "--data_dir", folder, "--dask_scheduler", address)
+    if meanwhile:
+        begun.join()
+    return done
 
 
-def assert_refused(done, *texts):
-    assert done.returncode == 1
-    assert is_one_line_error(done.stderr), done.stderr
-    assert done.stderr.startswith("runml: error: --dask_scheduler")
-    for text in texts:
-        assert text in done.stderr
+def assert_refused(done, *told):
+    status, _, error = done
+    assert status == 1
+    assert is_one_line_error(error), error
+    for text in ("--dask_scheduler", *told):
+        assert text in error
 
 
-def run_here(capsys, *words):
-    """Run `main` in this process, as an imported module; return it as a finished command."""
-    status = runml.main([str(word) for word in words])
-    return subprocess.CompletedProcess(words, status, *capsys.readouterr())
-
-
-def test_the_same_bytes_as_here(tmp_path, cluster, local):
-    done = command("--simulate", *MANY, "--data_dir", tmp_path, "--dask_scheduler", cluster.address)
-    assert done.returncode == 0, done.stderr
-    assert done.stderr == ""
-    assert " of 240 SFS, " in done.stdout
+@pytest.mark.parametrize("n_lost", [0, 1])
+def test_the_same_bytes_as_here_though_a_worker_is_lost(tmp_path, cluster, local, capsys, n_lost):
+    address = cluster.have(2)
+    status, _, error = simulate(capsys, tmp_path, address, lambda: cluster.kill_workers(n_lost))
+    assert (status, error) == (0, "")
     assert dataset_files(tmp_path) == local
 
 
-def test_a_test_set_from_an_imported_script(tmp_path, trained, cluster, capsys):
-    folder = shutil.copytree(trained[0], tmp_path / "data")
-    before = dataset_files(folder, "test")
-    words = ("--test", "--n_test_reps", 50, "--data_dir", folder)
-    done = run_here(capsys, *words, "--dask_scheduler", cluster.address)
-    assert done.returncode == 0, done.stderr
-    assert "Simulating" in done.stdout
-    assert dataset_files(folder, "test") == before
-
-
-def test_a_lost_worker_is_done_without(tmp_path, cluster, local):
-    process = start(tmp_path, cluster.address)
-    cluster.kill_workers(1)
-    _, errors = process.communicate(timeout=60)
-    cluster.add_workers(1)
-    assert (process.returncode, errors) == (0, "")
-    assert dataset_files(tmp_path) == local
-
-
-def run_and_lose(capsys, folder, address, lose):
-    """Run a simulation here, and lose something once its first spectra are on the disk."""
-
-    ended = threading.Event()
-
-    def lose_midway():
-        while not ended.wait(0.01):
-            if (array := unfinished_array(folder)) and array.stat().st_size > 20_000:
-                lose()
-                return
-
-    thread = threading.Thread(target=lose_midway)
-    thread.start()
-    try:
-        words = ("--simulate", *MANY, "--data_dir", folder, "--dask_scheduler", address)
-        return run_here(capsys, *words)
-    finally:
-        ended.set()
-        thread.join()
-
-
-def test_without_workers_a_run_ends_and_goes_on_here(tmp_path, cluster, local, capsys, monkeypatch):
+@pytest.mark.parametrize("lost", ["workers", "scheduler"])
+def test_what_a_lost_cluster_has_done_is_kept(tmp_path, cluster, local, capsys, monkeypatch, lost):
     monkeypatch.setattr(runml, "SECONDS_BETWEEN_LOOKS", 1)
-    done = run_and_lose(capsys, tmp_path, cluster.address, cluster.kill_workers)
-    assert_refused(done, "last of its workers")
+    address = cluster.have(1)
+    lose = cluster.kill_scheduler if lost == "scheduler" else lambda: cluster.kill_workers(1)
+    assert_refused(simulate(capsys, tmp_path, address, lose), address, "gone")
     assert not dataset_files(tmp_path)
-    words = ("--simulate", *MANY, "--data_dir", tmp_path)
-    assert_refused(run_here(capsys, *words, "--dask_scheduler", cluster.address), "no workers")
-    cluster.add_workers(2)
-    done = run_here(capsys, *words)
-    assert done.returncode == 0
-    assert "Going on after" in done.stdout
+    if lost == "workers":
+        assert_refused(simulate(capsys, tmp_path, address), address, "no workers")
+    status, printed, error = run(capsys, *WORDS, "--workers", 1, "--data_dir", tmp_path)
+    assert (status, error) == (0, "")
+    assert "Going on after" in printed
     assert dataset_files(tmp_path) == local
 
 
-def test_a_lost_scheduler_ends_a_run(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(runml, "SECONDS_BETWEEN_LOOKS", 1)
-    (tmp_path / "mortal").mkdir()
-    with new_cluster(tmp_path / "mortal", 1) as mortal:
-        done = run_and_lose(capsys, tmp_path / "data", mortal.address, mortal.scheduler.kill)
-    assert_refused(done, "scheduler, or")
-    assert not dataset_files(tmp_path / "data")
-
-
-@pytest.mark.skipif(sys.platform == "win32", reason="sends a signal")
-def test_an_interrupted_run_ends_at_once_and_goes_on(tmp_path, cluster, local):
-    process = start(tmp_path, cluster.address)
-    process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=3)
-    assert process.returncode == 130
-    assert errors == STOPPED
-    done = command("--simulate", *MANY, "--data_dir", tmp_path, "--dask_scheduler", cluster.address)
-    assert done.returncode == 0, done.stderr
-    assert "Going on after" in done.stdout
-    assert dataset_files(tmp_path) == local
-
-
-# What only the worker knows, put into its `importlib.metadata`.
-OTHER_PACKAGES = """
+OTHER_VERSION = """
 import importlib.metadata as metadata
-version = metadata.version
-def other(package):
-    if package == "msprime":
-        {statement}
-    return version(package)
+def other(package, version=metadata.version):
+    return "0.7.4" if package == "msprime" else version(package)
 metadata.version = other
 """
 
 
-@pytest.mark.parametrize(
-    ("statement", "told"),
-    [
-        ("return '0.7.4'", "it has msprime 0.7.4"),
-        ("raise metadata.PackageNotFoundError(package)", "No package metadata was found for msprime"),
-    ],
-)
-def test_a_worker_with_other_packages_is_told(tmp_path, cluster, capsys, statement, told):
-    (tmp_path / "sitecustomize.py").write_text(OTHER_PACKAGES.format(statement=statement))
-    cluster.add_workers(1, path=tmp_path)
-    words = ("--simulate", *MANY, "--data_dir", tmp_path / "data", "--dask_scheduler", cluster.address)
-    done = run_here(capsys, *words)
-    cluster.workers.pop().kill()
-    assert_refused(done, "needs " + runml.listed(runml.versions()), told)
-    assert not dataset_files(tmp_path / "data")
+def test_a_worker_with_another_version_of_a_package_is_told(tmp_path, cluster, capsys):
+    (tmp_path / "sitecustomize.py").write_text(OTHER_VERSION)
+    cluster.have(1)
+    done = simulate(capsys, tmp_path / "data", cluster.have(2, path=tmp_path))
+    cluster.have(1)
+    assert_refused(done, f"needs msprime {version('msprime')}", "0.7.4")
+    assert not contents(tmp_path / "data")
 
 
-def test_another_python_on_the_workers_is_told(tmp_path, cluster, capsys, monkeypatch):
-    parent, here = os.getpid(), platform.python_version()
-    python = lambda: "3.4.1" if os.getpid() == parent else here  # noqa: E731
-    monkeypatch.setattr(platform, "python_version", python)
-    words = ("--simulate", *MANY, "--data_dir", tmp_path, "--dask_scheduler", cluster.address)
-    assert_refused(run_here(capsys, *words), f"has Python {here}, and here is 3.4.1")
-
-
-@pytest.mark.parametrize("address", ["nonsense", "http://127.0.0.1:8786", "tcp://127.0.0.1:1"])
+@pytest.mark.parametrize("address", ["nonsense", "http://127.0.0.1:8786", "tcp://127.0.0.1:{}"])
 def test_no_scheduler_at_the_address(tmp_path, capsys, address):
-    words = ("--simulate", *MANY, "--data_dir", tmp_path, "--dask_scheduler", address)
-    assert_refused(run_here(capsys, *words), address, "no Dask scheduler answers there")
-
-
-def test_something_else_at_the_address(tmp_path, capsys):
     with socket.create_server(("127.0.0.1", 0)) as silent:
-        address = f"tcp://127.0.0.1:{silent.getsockname()[1]}"
-        words = ("--simulate", *MANY, "--data_dir", tmp_path, "--dask_scheduler", address)
-        assert_refused(run_here(capsys, *words), address, "no Dask scheduler answers there")
-
-
-def test_logs_and_warnings_are_heard_again(tmp_path, capsys):
-    """After a command that silenced Dask, as another may follow in this process."""
-    disabled, filters = logging.root.manager.disable, list(warnings.filters)
-    words = ("--simulate", *MANY, "--data_dir", tmp_path, "--dask_scheduler", "nonsense")
-    assert run_here(capsys, *words).returncode == 1
-    assert logging.root.manager.disable == disabled
-    assert warnings.filters == filters
+        address = address.format(silent.getsockname()[1])
+        done = simulate(capsys, tmp_path, address)
+    assert_refused(done, address, "no Dask scheduler answers there")
 
 
 def test_the_missing_package_is_named(tmp_path, capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "distributed", None)
-    words = ("--simulate", *MANY, "--data_dir", tmp_path, "--dask_scheduler", "tcp://127.0.0.1:1")
-    assert_refused(run_here(capsys, *words), "pip install 'distributed>=2026.8'")
+    status, _, error = simulate(capsys, tmp_path, "tcp://127.0.0.1:1")
+    assert status == 1
+    assert is_one_line_error(error)
+    assert "pip install 'distributed" in error

@@ -52,17 +52,15 @@ def test_the_commands_draw(trained, name):
 # ------------------------------------------- models -------------------------------------------
 
 OTHER = runml.Prior
-MODELS = {  # settings, the years of gene flow's window, and what is written
+SINCE = {"gene_flow_start": OTHER(1, 1)}
+RARE = {"migration_prior": OTHER(1e-7, 1e-7), "asymmetric": True}
+MODELS = {  # settings, the generations of gene flow, and what is written
     "the lesson's": ({}, (0, 137_500), "divergence\n275,000"),
-    "since the split": ({"gene_flow_start": OTHER(1, 1)}, (0, 275_000), "today"),
-    "early": (
-        {"gene_flow_start": OTHER(1, 1), "gene_flow_stop": OTHER(0.5, 0.5)},
-        (137_500, 275_000),
-        "137,500",
-    ),
+    "since the split": (SINCE, (0, 275_000), "today"),
+    "early": (SINCE | {"gene_flow_stop": OTHER(0.5, 0.5)}, (137_500, 275_000), "137,500"),
     "young": ({"tdiv_prior": OTHER(1e3, 1e3)}, (0, 500), "1,000"),
     "changes of size": ({"size_change_prior": OTHER(0.1, 0.1)}, (0, 137_500), "today"),
-    "rare": ({"migration_prior": OTHER(1e-7, 1e-7), "asymmetric": True}, (0, 137_500), "1e-07"),
+    "rare": (RARE, (0, 137_500), "1e-07"),
 }
 
 
@@ -74,9 +72,15 @@ def test_demographic_models(name):
     assert divergence.get_title() == "divergence"
     assert "gene flow" in gene_flow.get_title()
     assert word in written
-    spans = [[(p.get_y(), p.get_y() + p.get_height()) for p in x.patches] for x in figure.axes]
-    assert spans[0] == []
-    assert spans[1] == [pytest.approx(window, rel=0.05)]
+    spans = [
+        [
+            (each.get_y(), each.get_y() + each.get_height())
+            for each in axes.patches
+            if hasattr(each, "get_y")
+        ]
+        for axes in figure.axes
+    ]
+    assert spans == [[], [pytest.approx(window, rel=0.05)]]
     assert all(axes.get_ylabel() == "generations before today" for axes in figure.axes)
 
 
@@ -134,22 +138,23 @@ def test_curves_are_those_of_the_runs():
         a_run([0.55, 0.2, 0.08], [0.8, 0.96, 0.97], layers=3),
     ]
     figure, _ = drawn(runml.draw_history, runs[-1][1], [row for row, _ in runs])
-    names = [text.get_text() for text in figure.legends[0].get_texts()]
+    (legend,) = (
+        figure.legends
+    )  # one for both panels, in which each line that has a name has its own
+    names = [each.get_text() for each in legend.get_texts()]
     assert len(names) == len(set(names))
     for axes, measure in zip(figure.axes, ("loss", "accuracy"), strict=True):
-        lines = {line.get_label(): line for line in axes.get_lines()}
-        assert [name for name in names if name in lines] == list(lines)
+        lines = [line for line in axes.get_lines() if line.get_label() in names]
         assert axes.get_xlabel() == "epoch"
         assert axes.get_ylabel().startswith(measure)
-        for (_, history), words in zip(
-            runs, ("the defaults", "--learning_rate 1.0", "--layers 3"), strict=True
-        ):
-            line = lines[f"validation, {words}"]
+        widths = []
+        for words, (_, history) in zip(("the defaults", "rate 1.0", "layers 3"), runs, strict=True):
+            (line,) = (line for line in lines if line.get_label().endswith(words))
             assert line.get_xdata().tolist() == [1, 2, 3]
             assert line.get_ydata() == pytest.approx(history[f"val_{measure}"], rel=1e-3)
-        own = lines["training, --layers 3"]
-        assert own.get_ydata() == pytest.approx(runs[-1][1][measure])
-        assert own.get_linewidth() > lines["validation, the defaults"].get_linewidth()
+            widths.append(line.get_linewidth())
+        assert widths[2] > max(widths[:2])  # this run is bold, and its training is drawn
+        assert any(np.allclose(line.get_ydata(), runs[2][1][measure]) for line in lines)
     loss = figure.axes[0]
     assert loss.get_ylim()[1] < 2  # the leaping run squashes no axis
     assert loss.get_ylim()[0] < 0.05
@@ -159,7 +164,7 @@ def test_curves_are_those_of_the_runs():
 def test_one_run_of_one_epoch():
     row, history = a_run([1e-12], [1.0])
     figure, written = drawn(runml.draw_history, history, [row])
-    assert "validation, the defaults" in written
+    assert "the defaults" in written
     assert len(figure.axes[1].get_lines()) == 2
 
 
@@ -217,7 +222,9 @@ def test_the_report_shows_what_was_tested(network, tested):
         ),
     }
     for (where, label), (values, hits, some) in binned.items():
-        axes = next(x for x in figure.axes[:6] if where in x.get_title() + x.get_xlabel()[:15])
+        axes = next(
+            x for x in figure.axes if where in x.get_title() + x.get_xlabel() and x.containers
+        )
         at, proportions, low, high = points(axes, label)
         bins = np.array_split(np.flatnonzero(some)[np.argsort(values[some])], len(at))
         assert len(at) > 2
@@ -260,7 +267,7 @@ def test_a_prediction_beside_its_nearest_simulations(network, tested, names):
     for word in ("birds", *names, runml.VERDICTS[prediction.verdict], "probability of gene flow"):
         assert word.lower() in written.lower()
     in_bins = runml.network_inputs(counts[np.newaxis, ..., np.newaxis], False)[0, ..., 0] ** 2
-    assert table_of(titled(figure, "observed, counts")) == pytest.approx(in_bins, rel=1e-5)
+    assert table_of(titled(figure, "observed, ")) == pytest.approx(in_bins, rel=1e-5)
     assert in_bins.sum() == pytest.approx(counts.sum(), rel=1e-5)
     near = prediction.nearest.inputs.mean(axis=0)[..., 0] ** 2
     assert table_of(titled(figure, "nearest")) == pytest.approx(near, rel=1e-5)
