@@ -1899,14 +1899,9 @@ def local_workers(n_workers):
     They are spawned, as nothing should be forked from where TensorFlow may run threads.
     """
     spawn = multiprocessing.get_context("spawn")
-    handler = signal.getsignal(signal.SIGINT)
-    in_main = threading.current_thread() is threading.main_thread()
-    if in_main:  # what processes inherit while they are started: Ctrl-C is the parent's business
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-    executor = ProcessPoolExecutor(n_workers, mp_context=spawn, initializer=follow_parent)
-    started = [executor.submit(os.getpid) for _ in range(n_workers)]
-    if in_main:
-        signal.signal(signal.SIGINT, handler)
+    with ctrl_c_ignored():  # by the processes, which inherit it: it is the parent's business
+        executor = ProcessPoolExecutor(n_workers, mp_context=spawn, initializer=follow_parent)
+        started = [executor.submit(os.getpid) for _ in range(n_workers)]
     with executor:
         try:
             for task in started:
@@ -1919,6 +1914,19 @@ def local_workers(n_workers):
             for worker in list(executor._processes.values()):  # terminate_workers, in Python 3.14
                 worker.terminate()
             raise
+
+
+@contextlib.contextmanager
+def ctrl_c_ignored():
+    """Ignore Ctrl-C for a moment, where signals are ours to handle."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, handler)
 
 
 def follow_parent():
@@ -1996,19 +2004,14 @@ def versions(*packages):
 
 VERSION = "3.0"
 COMMANDS = ("simulate", "train", "test", "predict")  # in the order in which they run
-SIMULATION, TRAINING = (
-    {setting.name for setting in fields(kind)} for kind in (SimulationSettings, TrainingSettings)
-)
+KINDS = (SimulationSettings, TrainingSettings, RunSettings)
+SETTINGS = {setting.name: setting for kind in KINDS for setting in fields(kind)}
+SIMULATION = {setting.name for setting in fields(SimulationSettings)}
 USES = {  # the settings that each command has a use for
     "simulate": SIMULATION | {"n_reps", "workers", "dask_scheduler"},
-    "train": TRAINING,
+    "train": {setting.name for setting in fields(TrainingSettings)},
     "test": SIMULATION | {"n_test_reps", "workers", "dask_scheduler"},
     "predict": set(),
-}
-SETTINGS = {
-    setting.name: setting
-    for kind in (SimulationSettings, TrainingSettings, RunSettings)
-    for setting in fields(kind)
 }
 MIN_REPS = 5  # of each model, to learn from
 
@@ -2087,44 +2090,44 @@ def command_line():
     )
     # A negative number is a value out of its limits, not the name of an option.
     parser._negative_number_matcher = re.compile(r"-(\.?\d|inf|nan)", re.IGNORECASE)
-    commands = parser.add_argument_group("what to do; together they run in this order")
-    commands.add_argument("--simulate", action="store_true", help="simulate joint SFS, both models")
-    commands.add_argument("--train", action="store_true", help="train the network on them")
-    commands.add_argument("--test", action="store_true", help="test it, once, on a fresh set")
-    files = {"nargs": "+", "action": "extend", "metavar": "FILE"}
-    commands.add_argument("--predict", help="ask it about observed joint SFS", **files)
-    groups = {
-        "": parser.add_argument_group("every command"),
-        "simulate": parser.add_argument_group("what is simulated (--simulate)"),
-        "train": parser.add_argument_group("the network and how it learns (--train)"),
-        "test": parser.add_argument_group("how much is tested (--test)"),
-        "predict": parser.add_argument_group("what is asked (--predict)"),
+    titles = {
+        "do": "what to do; together they run in this order",
+        "all": "every command",
+        "simulate": "what is simulated (--simulate)",
+        "train": "the network and how it learns (--train)",
+        "test": "how much is tested (--test)",
+        "predict": "what is asked (--predict)",
     }
-    text = "take what is not typed from a saved settings file"
-    groups["simulate"].add_argument("--settings", metavar="FILE", help=text)
-    text = "spectra that were resampled from the observed one"
-    groups["predict"].add_argument("--bootstrap", help=text, **files)
-    groups[""].add_argument("--data_dir", metavar="FOLDER", help="where files are (default: data)")
-    groups[""].add_argument("--version", action="version", version=f"runml {VERSION}")
+    groups = {name: parser.add_argument_group(title) for name, title in titles.items()}
+    do, files = groups["do"], {"nargs": "+", "action": "extend", "metavar": "FILE"}
+    do.add_argument("--simulate", action="store_true", help="simulate joint SFS of both models")
+    do.add_argument("--train", action="store_true", help="train the network on them")
+    do.add_argument("--test", action="store_true", help="test it, once, on a fresh set")
+    do.add_argument("--predict", help="ask it about observed joint SFS", **files)
+    saved = {"metavar": "FILE", "help": "take what is not typed from a saved settings file"}
+    groups["simulate"].add_argument("--settings", **saved)
+    groups["predict"].add_argument("--bootstrap", help="resampled from the observed one", **files)
+    folder = {"metavar": "FOLDER", "help": "where files are (default: data)"}
+    groups["all"].add_argument("--data_dir", **folder)
+    groups["all"].add_argument("--version", action="version", version=f"runml {VERSION}")
     unset = {"workers": "all usable cores", "dask_scheduler": "none"}
-    metavars = {
+    words = {
+        Prior: ("LOW", "HIGH log"),
+        PerSpecies: ("A", "B"),
         int: "N",
         float: "X",
         str: "ADDRESS",
-        Prior: ("LOW", "HIGH log"),
-        PerSpecies: ("A", "B"),
     }
     for name, setting in SETTINGS.items():
         used_by = next(command for command in COMMANDS if name in USES[command])
-        group = groups["" if name in ("seed", *unset) else used_by]
+        group = groups["all" if name in ("seed", *unset) else used_by]
         default = unset.get(name) or format_setting(setting.default)
         text = f"{setting.metadata['meaning']} (default: {default})"
-        if setting.type is bool:
-            group.add_argument(f"--{name}", action="store_true", help=text)
-        else:
+        form = {"action": "store_true"}
+        if setting.type is not bool:
             nargs = "+" if setting.type in (Prior, PerSpecies) else 1
-            form = {"nargs": nargs, "metavar": metavars[setting.type], "action": ConvertWords}
-            group.add_argument(f"--{name}", help=text, **form)
+            form = {"action": ConvertWords, "nargs": nargs, "metavar": words[setting.type]}
+        group.add_argument(f"--{name}", help=text, **form)
     return parser
 
 
@@ -2281,11 +2284,8 @@ def check_useless(options, specification, shape, training):
             raise UsageError(f"--{name} has no use in {commands}")
         if options.typed[name] != settled[name]:
             typed, saved = format_setting(options.typed[name]), format_setting(settled[name])
-            made = (
-                "the data were simulated"
-                if "train" in options.commands
-                else "the model was trained"
-            )
+            trains = "train" in options.commands
+            made = "the data were simulated" if trains else "the model was trained"
             raise UsageError(f"--{name} {typed}: {made} with {saved}")
 
 
