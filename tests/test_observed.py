@@ -6,14 +6,14 @@ import io
 import re
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 
 import allel
 import dadi
 import moments
-import msprime
 import numpy as np
 import pytest
-from conftest import EXAMPLES, is_one_line_error, rows, run, runml
+from conftest import EXAMPLES, rows, run, runml
 from threadpoolctl import threadpool_limits
 
 # ------------------------------------------ reading ------------------------------------------
@@ -164,11 +164,10 @@ def test_what_is_no_spectrum_is_refused_by_the_name_of_its_format(tmp_path, name
     assert [word for word in words if word not in refusal(tmp_path / name)] == []
 
 
-def test_a_pointer_in_place_of_the_training_set(tmp_path, capsys):
+def test_a_pointer_in_place_of_the_training_set(tmp_path):
     (tmp_path / "simulated_sfs.npy").write_bytes(REFUSED["pointer.npy"][0])
-    _, _, error = run(capsys, "--train", "--data_dir", tmp_path)
-    assert is_one_line_error(error)
-    assert "git lfs pull" in error
+    with pytest.raises(runml.UserError, match="git lfs pull"):
+        runml.load_dataset(tmp_path)
 
 
 ENDLESS = [b"1", b"2 ", b"x", b"x\t", b" ", b"#SHAPE=<2/", b'5 7 "', b"1 observations\td0_0"]
@@ -285,21 +284,6 @@ def toy_spectra(seed=1, is_random=True):
     return truth, rng.poisson(expected).astype(float) if is_random else expected
 
 
-class ToyModel:
-    """What there is of a model, giving the same to all spectra, or what is known by their SNPs."""
-
-    def __init__(self, gives, weights):
-        self.gives, self.weights = gives, weights
-
-    def predict_on_batch(self, sfs):
-        known = self.gives if isinstance(self.gives, dict) else {}
-        gives = np.array([known.get(each.sum(), self.gives) for each in np.array(sfs)])
-        return np.stack([1 - gives, gives], axis=1)
-
-    def get_weights(self):
-        return [np.array(self.weights)]
-
-
 def toy_network(gives, validated=None, folded=False, is_random=True, data="x", **training):
     """A network that gives some probability of gene flow, and has given others in validation."""
     truth, sfs = toy_spectra(is_random=is_random)
@@ -309,7 +293,14 @@ def toy_network(gives, validated=None, folded=False, is_random=True, data="x", *
     inputs, summaries = runml.network_inputs(sfs, folded), runml.summarise(sfs, folded)
     table = runml.ReferenceTable(inputs, summaries, truth, LABELS, IS_VALIDATION, both)
     settings = runml.TrainingSettings(folded=folded, **training)
-    model = ToyModel(gives, [float(settings.seed), settings.dropout])
+    known = gives if isinstance(gives, dict) else {}  # by the number of SNPs, or the same for all
+
+    def predict(sfs):
+        given = np.array([known.get(each.sum(), gives) for each in np.array(sfs)])
+        return np.stack([1 - given, given], axis=1)
+
+    weights = [np.array([float(settings.seed), settings.dropout])]
+    model = SimpleNamespace(predict_on_batch=predict, get_weights=lambda: weights)
     return runml.Network(model, settings, None, {"simulated_sfs.npy": data}, table)
 
 
@@ -401,7 +392,6 @@ SAID = [  # the probability of gene flow, those given in validation, and what is
     (0.985, SOME, GIVEN.format(60, "gene flow", 60)),
     (0.975, SOME, GIVEN.format(67, "gene flow", 60)),
     (0.95, SOME, GIVEN.format(107, "gene flow", 100)),
-    (0.89, SOME, GIVEN.format(161, "gene flow", 145)),
     (0.025, SOME, GIVEN.format(52, "divergence", 50)),
     (0.8, None, r"Bayes factor[^:]*: 4\)"),
     (0.2, None, r"Bayes factor[^:]*: 0.25\)"),
@@ -494,37 +484,19 @@ def test_nearest_simulations_and_the_edge_of_a_prior(ask, rank, at_edge):
     assert "divergence time" not in out  # which is fixed
 
 
-def test_summaries_are_those_of_tskit():
-    trees = msprime.sim_ancestry(
-        {"A": 4, "B": 6},
-        demography=runml.demographic_model(
-            runml.draw_parameters(runml.SimulationSettings(), 1, np.random.default_rng(1))
-        ),
-        sequence_length=1e5,
-        random_seed=1,
-    )
-    trees = msprime.sim_mutations(trees, rate=1e-7, discrete_genome=False, random_seed=2)
-    a, b, whole = trees.samples(0), trees.samples(1), {"span_normalise": False}
-    sfs = trees.allele_frequency_spectrum([a, b], polarised=True, **whole)
-    (found,) = runml.summarise(sfs[np.newaxis, ..., np.newaxis])
-    of_a, of_b = (trees.genotype_matrix()[:, some].sum(axis=1) for some in (a, b))
-    in_a, in_b, both = of_a % 8 > 0, of_b % 12 > 0, of_a + of_b
-    pi_a, pi_b = trees.diversity([a, b], **whole)
-    assert dict(zip(found.dtype.names, found, strict=True)) == pytest.approx(
-        {
-            "SNPs": trees.num_sites,
-            "pi in A": pi_a,
-            "pi in B": pi_b,
-            "d_XY": (d_xy := trees.divergence([a, b], **whole)),
-            "F_ST": 1 - (pi_a + pi_b) / 2 / d_xy,
-            "shared": (in_a & in_b).mean(),
-            "private to A": (in_a & ~in_b).mean(),
-            "private to B": (in_b & ~in_a).mean(),
-            "fixed differences": (~in_a & ~in_b).mean(),
-            "singletons per doubleton": (both == 1).sum() / (both == 2).sum(),
-            "derived allele major": (both > 10).mean(),
-        }
-    )
+def test_summaries_by_hand():
+    sfs = np.zeros((1, 3, 3, 1))  # one individual of each: 8 SNPs, and sites without one
+    sfs[0, 1, 0], sfs[0, 1, 1], sfs[0, 0, 2], sfs[0, 0, 0] = 3, 4, 1, 1000
+    (found,) = runml.summarise(sfs)
+    expected = {"SNPs": 8, "pi in A": 7, "pi in B": 4, "d_XY": 1.5 + 2 + 1, "F_ST": 1 - 5.5 / 4.5}
+    expected |= {
+        "shared": 4 / 8,
+        "private to A": 3 / 8,
+        "private to B": 0,
+        "fixed differences": 1 / 8,
+    }
+    expected |= {"singletons per doubleton": 3 / 5, "derived allele major": 0}
+    assert dict(zip(found.dtype.names, found, strict=True)) == pytest.approx(expected)
 
 
 def test_a_small_model_is_asked_about_spectra(copy, tmp_path, capsys, no_pictures):
