@@ -28,24 +28,17 @@ from `main` through `parse_options` and `prepare` to the command of its name.
 # ///
 
 import importlib.util
+import os
 import signal
 import sys
 
-PACKAGES = [
-    "demesdraw",
-    "joblib",
-    "keras",
-    "matplotlib",
-    "msprime",
-    "numpy",
-    "sklearn",
-    "tensorflow",
-]
+PACKAGES = "demesdraw joblib keras matplotlib msprime numpy scipy sklearn tensorflow".split()
 # Under a notebook's %run, signals, streams and the process are the notebook's.
 STANDALONE = __name__ == "__main__" and "IPython" not in sys.modules
 
 if STANDALONE:
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C during the imports leaves no traceback
+    os.environ["OMP_NUM_THREADS"] = "1"  # for matrices as small as ours, more threads take longer
     missing = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
     if sys.version_info < (3, 11) or missing:
         here = "%s is Python %d.%d, " % (sys.executable, *sys.version_info[:2])  # noqa: UP031
@@ -68,7 +61,7 @@ import logging
 import math
 import mmap
 import multiprocessing
-import os
+import multiprocessing.resource_tracker
 import platform
 import re
 import shutil
@@ -1126,7 +1119,7 @@ def has_regression_learned(table):
 
 # ===================================== 12. Observed spectra =====================================
 
-MAX_SPECTRUM_BYTES = 64_000_000  # of 250 + 250 individuals, in text, it has a few million
+MAX_SPECTRUM_BYTES = 8_000_000  # of 250 + 250 individuals, in text, it has a few million
 MAX_SNPS = 1e12  # in a cell: no genome has so many
 
 
@@ -1209,7 +1202,12 @@ ALLEL_ADVICE = (
 
 def read_numpy(data, name):
     """An array of shape (n_A + 1, n_B + 1), perhaps with a channel behind."""
-    counts = np.lib.format.read_array(io.BytesIO(data), allow_pickle=False)
+    try:
+        counts = np.lib.format.read_array(io.BytesIO(data), allow_pickle=False)
+    except MemoryError:
+        raise ValueError("it says that it is larger than any") from None
+    except ValueError as error:  # but for NumPy's advice to allow pickles, which could run code
+        raise ValueError(str(error).partition(" when allow_pickle")[0]) from None
     if counts.ndim == 3 and counts.shape[2] == 1:
         counts = counts[..., 0]
     if counts.dtype.kind not in "iuf" or counts.ndim != 2:
@@ -1228,7 +1226,8 @@ def folded_if_filled(counts):
     """A spectrum, folded if just the half that folding empties is filled with NaN or -1."""
     unused = ~np.isfinite(counts) | (counts == -1)
     unused.flat[[0, -1]] = False
-    if counts.ndim == 2 and unused.any() and not (unused & ~beyond_half(counts.shape)).any():
+    half = beyond_half(counts.shape)
+    if unused.any() and not (unused & ~half).any() and not counts[half & ~unused][:-1].any():
         return Observed(np.where(unused, 0, counts), folded=True)
     return Observed(counts, folded=False)
 
@@ -1245,7 +1244,8 @@ def read_dadi(data, name):
     sizes, words = re.match(r"([\d\s]*)(.*)", header[:1000]).groups()
     shape, numbers = [int(word) for word in sizes.split()], np.array(" ".join(rest).split(), float)
     n_cells = math.prod(shape)
-    if shape and len(numbers) == math.prod(n + 1 for n in shape):
+    n_larger = math.prod(n + 1 for n in shape)
+    if shape and len(numbers) in (n_larger, 2 * n_larger):
         larger = " ".join(str(n + 1) for n in shape)
         raise ValueError(f"a size is the number of chromosomes + 1: did you mean {larger}?")
     if not shape or len(numbers) not in (n_cells, 2 * n_cells):
@@ -1271,6 +1271,10 @@ def read_fastsimcoal(data, name):
         raise ValueError("fastsimcoal2's SFS of all populations: give its _jointDAFpop1_0.obs")
     if n != "1":
         raise ValueError(f"fastsimcoal2's {n} observations: which one? Give a file of it alone")
+    if {len(line) for line in lines[2:]} != {len(lines[0]) + 1}:
+        raise ValueError("fastsimcoal2's rows should all have a label and as many numbers")
+    if "joint" not in name and re.search("_[DM]AFpop", name):
+        raise ValueError("fastsimcoal2's SFS of one population: give its _jointDAFpop1_0.obs")
     if ("jointDAF" in name) == ("jointMAF" in name):
         raise ValueError(
             "fastsimcoal2's joint SFS: its name must have jointDAF in it (derived alleles) or "
@@ -1395,9 +1399,9 @@ def predict(folder, spectra, bootstrap, rows, network=None):
     print(f"Saved in {folder / 'predictions.csv'}.")
     names = []
     for prediction in predictions[:MAX_PICTURES]:
-        names.append(prediction.path.stem)
-        number = f"_{names.count(names[-1])}" if names.count(names[-1]) > 1 else ""
-        picture = folder / f"prediction_{names[-1]}{number}.png"
+        ends = itertools.chain([""], (f"_{number}" for number in itertools.count(2)))
+        names.append(next(x for end in ends if (x := prediction.path.stem + end) not in names))
+        picture = folder / f"prediction_{names[-1]}.png"
         save_picture(picture, draw_prediction, prediction, network)
     if len(predictions) > MAX_PICTURES:
         print(f"(Of {len(predictions):,} spectra, the first {MAX_PICTURES} are drawn.)")
@@ -1476,7 +1480,7 @@ def only_command_in(folder):
             yield
         finally:
             if is_new and [path.name for path in folder.iterdir()] == [".lock"]:
-                shutil.rmtree(folder)  # as it has come to nothing
+                shutil.rmtree(folder, ignore_errors=True)  # as it has come to nothing
 
 
 @contextlib.contextmanager
@@ -1562,7 +1566,7 @@ def load_json(path):
     return content
 
 
-def load_table(path, numbers):
+def load_table(path, numbers, texts=()):
     """The rows of a CSV file, dictionaries of text by column; none if there is no file.
 
     A user may add columns, which are kept. A `UserError` if it is no table, or if `numbers`, some
@@ -1575,6 +1579,7 @@ def load_table(path, numbers):
         lines = regular(path).read_text(encoding="utf-8-sig")  # Excel puts a mark at the beginning
         rows = list(csv.DictReader(io.StringIO(lines, newline=""), strict=True))
         for row in rows:
+            row.update({name: row[name] for name in texts})
             values = [float(word) for name in numbers for word in row[name].split() or [""]]
             if None in row or None in row.values() or not np.isfinite(values).all():
                 raise ValueError("cells too many or too few, or no numbers")
@@ -1685,7 +1690,7 @@ def pieces(sfs):
 
 def is_whole(path):
     """Whether an archive of arrays is there and as it was written, by its CRCs."""
-    with contextlib.suppress(OSError, zipfile.BadZipFile), zipfile.ZipFile(path) as archive:
+    with contextlib.suppress(Exception), zipfile.ZipFile(path) as archive:
         return archive.testzip() is None
     return False
 
@@ -1724,9 +1729,10 @@ def load_array(path):
     regular(path, ": run runml --simulate first")
     with naming_file(path, "array of numbers"):
         try:
-            return np.load(path, mmap_mode="r", allow_pickle=False)
+            return np.lib.format.open_memmap(path, mode="r")
         except OSError:  # some shared folders know no memory maps
-            return np.load(path, allow_pickle=False)
+            with path.open("rb") as file:
+                return np.lib.format.read_array(file, allow_pickle=False)
 
 
 def load_dataset(folder, name="simulated"):
@@ -1740,16 +1746,18 @@ def load_dataset(folder, name="simulated"):
         raise UserError(f"{sfs_path}: {sfs.dtype} of shape {sfs.shape}, not counts {wanted}")
     if not all(((counts >= 0) & (counts < MAX_SNPS)).all() for counts in pieces(sfs)):
         raise UserError(f"{sfs_path}: some counts are negative, no numbers, or above a genome's")
-    if labels.shape != sfs.shape[:1] or not np.isin(labels, (0, 1)).all():
+    is_number = labels.dtype.kind in "biuf"
+    if not is_number or labels.shape != sfs.shape[:1] or not np.isin(labels, (0, 1)).all():
         raise UserError(f"{labels_path}: not a label for each of {len(sfs)} spectra, 0 or 1")
     parameters = np.full(len(sfs), np.nan, PARAMETERS)
     if parameters_path.exists():
         saved = load_array(parameters_path)
-        parameters = np.array(saved) if saved.dtype == PARAMETERS else parameters
+        if saved.dtype == PARAMETERS and saved.shape == labels.shape:
+            parameters = np.array(saved)
     sums = checksums([sfs_path, labels_path])
     if settings_path.exists():
         saved = load_json(settings_path)
-        if saved.get("sha256") == sums and len(parameters) == len(sfs):
+        if saved.get("sha256") == sums:
             specification = saved_specification(saved, settings_path)
         else:
             print_wrapped(f"{settings_path} is of other arrays: how these were made is not known.")
@@ -1761,7 +1769,8 @@ def load_dataset(folder, name="simulated"):
 # can do harm; plain arrays whose type and shape must be the expected ones, before anything is
 # read, cannot.
 OWN_MEMBERS = "runml/"
-MAX_MODEL = 10**8  # bytes
+MAX_MODEL = 3 * 10**7  # bytes
+MAX_NOTES = 10**6
 
 
 @dataclass(frozen=True)
@@ -1831,7 +1840,10 @@ def load_network(path):
         if path.stat().st_size > MAX_MODEL:
             raise ValueError("it is larger than any")
         with zipfile.ZipFile(path) as archive:
-            notes = json.loads(read_array(archive, "notes", np.dtype("u1"), None).tobytes())
+            notes = read_array(archive, "notes", np.dtype("u1"), None)
+            if len(notes) > MAX_NOTES:
+                raise ValueError("its notes are longer than any")
+            notes = json.loads(notes.tobytes())
             settings = saved_settings(TrainingSettings, notes["training"], path)
             saved = notes["simulations"]
             specification = saved_specification(saved, path) if saved else None
@@ -1899,7 +1911,7 @@ def local_workers(n_workers):
     They are spawned, as nothing should be forked from where TensorFlow may run threads.
     """
     spawn = multiprocessing.get_context("spawn")
-    with ctrl_c_ignored():  # by the processes, which inherit it: it is the parent's business
+    with ctrl_c_waits():  # it is the parent's business alone
         executor = ProcessPoolExecutor(n_workers, mp_context=spawn, initializer=follow_parent)
         started = [executor.submit(os.getpid) for _ in range(n_workers)]
     with executor:
@@ -1917,16 +1929,17 @@ def local_workers(n_workers):
 
 
 @contextlib.contextmanager
-def ctrl_c_ignored():
-    """Ignore Ctrl-C for a moment, where signals are ours to handle."""
-    if threading.current_thread() is not threading.main_thread():
+def ctrl_c_waits():
+    """Let Ctrl-C wait for a moment; processes that start in it inherit that, and never see it."""
+    if not hasattr(signal, "pthread_sigmask"):
         yield
         return
-    handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    multiprocessing.resource_tracker.ensure_running()  # which would end the waiting
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, handler)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
 
 
 def follow_parent():
@@ -2168,8 +2181,8 @@ def parse_options(argv):
     )
     if not options.commands:
         raise UsageError("say what to do: --simulate, --train, --test or --predict (see --help)")
-    if arguments.get("data_dir") == "":
-        raise UsageError("--data_dir must not be empty")
+    if "" in (arguments.get("data_dir"), options.settings_file):
+        raise UsageError("--data_dir and --settings must not be empty")
     if {"workers", "dask_scheduler"} <= options.typed.keys():
         raise UsageError("--workers has no use with --dask_scheduler")
     if options.settings_file is not None and "simulate" not in options.commands:
@@ -2199,10 +2212,13 @@ def prepare(options):
     elif "train" in options.commands:
         dataset = load_dataset(folder)
         specification, shape = dataset.specification, dataset.sfs.shape[1:3]
-    elif {"test", "predict"} & set(options.commands):
+    if "train" not in options.commands and {"test", "predict"} & set(options.commands):
         network = load_network(folder / MODEL)
         specification, training = network.specification, network.settings
-        shape = network.model.input_shape[1:3]
+        known, shape = shape, network.model.input_shape[1:3]
+        if known and known != shape:
+            own, theirs = (format_setting(individuals(each)) for each in (known, shape))
+            raise UsageError(f"--sample_size {own}: the model was trained with {theirs}")
     if "train" in options.commands:
         training, runs = prepare_train(options, specification, dataset)
         jobs.append(functools.partial(train, folder, training, runs, dataset))
@@ -2248,7 +2264,7 @@ def prepare_test(options, run, specification, shape):
     used = versions("msprime", "tskit", "numpy")
     tested = DatasetSpecification(settings, run.n_test_reps, used)
     log = options.folder / f"{test_name(tested, specification)}_log.csv"
-    return tested, load_table(log, ("n_test", "accuracy"))
+    return tested, load_table(log, ("n_test", "accuracy"), ("model", "test_set"))
 
 
 def test_name(tested, trained):
@@ -2430,9 +2446,7 @@ def start_keras():
     return keras
 
 
-HOLD = (
-    "import sys; held = sys.stdin.buffer.read(); held[-1:] == b'.' or sys.stderr.buffer.write(held)"
-)
+HOLD = "import sys; held = sys.stdin.buffer.read(); held[-1:] == b'\\0' or sys.stderr.buffer.write(held)"
 
 
 @contextlib.contextmanager
@@ -2443,12 +2457,12 @@ def held_stderr():
     says why there alone.
     """
     command = [sys.executable, "-I", "-S", "-c", HOLD]
-    with subprocess.Popen(command, stdin=subprocess.PIPE) as holder:
+    with subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True) as holder:
         stderr = os.dup(2)
         os.dup2(holder.stdin.fileno(), 2)
         try:
             yield
-            os.write(2, b".")  # all is well
+            os.write(2, b"\0")  # all is well
         finally:
             os.dup2(stderr, 2)
             os.close(stderr)
@@ -2686,7 +2700,8 @@ def row_of_prediction(prediction, network):
 def print_prediction(prediction, network, fit):
     """What a spectrum looks like among the simulations of each model, and the verdict."""
     names = prediction.observed.names
-    print(f"\n{printable(prediction.path)}" + (f" (A: {', B: '.join(names)})" if names else ""))
+    of = f" (A: {', B: '.join(names)})" if names else ""
+    print(f"\n{printable(f'{prediction.path}{of}')}")
     if prediction.observed.remark:
         print(f"({prediction.observed.remark})")
     print(
@@ -2702,6 +2717,12 @@ def print_prediction(prediction, network, fit):
         print(f"{name + unit:<36}{value:>12{form}}{ranks[0]:>14}{ranks[1]:>12}")
     ps = [f"{p_value:.3f}" for p_value in prediction.p_values]
     print(f"{'proportion of simulations as far out':<48}{ps[0]:>14}{ps[1]:>12}")
+    ps = (
+        ["", f"{prediction.p_after:.3f}"]
+        if prediction.favoured
+        else [f"{prediction.p_after:.3f}", ""]
+    )
+    print(f"{'the same of singletons, given the nearest':<48}{ps[0]:>14}{ps[1]:>12}".rstrip())
     for name in prediction.outside:
         print_wrapped(
             f"Warning: {name} outside all simulations. It depends on {SUMMARIES[name][2]}."
@@ -2753,13 +2774,17 @@ def print_verdict(prediction, table):
             f"tossing a coin {CHANCE_LOSS:.2f}."
         )
     validation, odds = table.parts()[1], gene_flow / max(1 - gene_flow, 1e-9)
-    bayes_factor = f"{odds:.2g}" if 0.001 < odds < 1000 else "beyond 1,000, or below 1 in 1,000"
+    beyond = "above " if odds > 1000 else "below " if odds < 0.001 else ""
+    bayes_factor = f"{beyond}{np.clip(odds, 0.001, 1000):,.3g}"
     alike = validation.probabilities[:, prediction.favoured] >= prediction.probabilities.max()
     n_right = (validation.labels[alike] == prediction.favoured).sum()
     print_wrapped(
         f"Estimated probability of gene flow: {format_probability(gene_flow)} (Bayes factor, to "
-        f"multiply with other prior odds: {bayes_factor}). Of the {alike.sum():,} validation "
-        f"spectra given as much or more for {model}, {n_right:,} had it."
+        f"multiply with other prior odds: {bayes_factor}). "
+        f"Of the {alike.sum():,} validation spectra given as much or more for {model}, {n_right:,} "
+        "had it."
+        if alike.any()
+        else f"No validation spectrum was given as much for {model}."
     )
     if prediction.verdict == "gene flow":
         print_wrapped(
@@ -2851,7 +2876,7 @@ def save_picture(path, draw, *inputs):
             figure = Figure(layout="constrained")  # without pyplot, Agg draws: it needs no screen
             draw(figure, *inputs)
             figure.savefig(path, dpi=100, bbox_inches="tight")
-        print(f"See {path}.")
+        print(f"See {printable(path)}.")
     except Exception as error:
         print_error(f"{path} could not be drawn ({one_line(error)}). The numbers are saved.")
 
@@ -2966,13 +2991,16 @@ def draw_history(figure, history, runs):
         epochs = range(1, len(history["loss"]) + 1)
         bold = {"linewidth": 2.5, "markersize": 6 if len(epochs) <= 20 else 3}
         label = f"this run, {own}"
-        axes.plot(epochs, history[measure], "s--", color=COLOURS[0], label="its training", **bold)
+        axes.plot(
+            epochs, history[measure], "s--", color=COLOURS[0], label="its training part", **bold
+        )
         axes.plot(epochs, history[f"val_{measure}"], "o-", color=COLOURS[1], label=label, **bold)
         low, high, margin = min(inside), max(inside), np.ptp(inside) / 20 or 0.01
         axes.set(xlabel="epoch", ylabel=measure, ylim=(low - margin, high + margin))
         axes.xaxis.get_major_locator().set_params(integer=True)
         if measure == "loss":
-            axes.axhline(CHANCE_LOSS, color="0.6", linestyle=":", label="ln 2: tossing a coin")
+            if low / 1.1 < CHANCE_LOSS < high * 1.1:
+                axes.axhline(CHANCE_LOSS, color="0.6", linestyle=":", label="ln 2: tossing a coin")
             axes.set(ylabel="loss (logarithmic)", yscale="log", ylim=(low / 1.1, high * 1.1))
             digits = range(1, 10) if high < 3 * low else (1, 2, 5)
             axes.yaxis.set(major_locator=LogLocator(subs=digits), major_formatter="{x:g}")
@@ -3003,18 +3031,23 @@ def draw_test(figure, results, probabilities, dataset, network):
     style = {"name": "network", "plot_chance_level": True}
     RocCurveDisplay.from_predictions(labels, gene_flow, ax=roc, **style)
     roc.set(title="ROC curve", xlabel="false positives", ylabel="power")
-    calibration.plot([1e-6, 1 - 1e-6], [1e-6, 1 - 1e-6], ":", color="0.5", label="calibrated")
+    line = 1 / (1 + np.exp(-np.linspace(-13.8, 13.8, 200)))  # curved, as the ends are stretched
+    calibration.plot(line, line, ":", color="0.5", label="calibrated")
     clipped = np.clip(gene_flow, 1e-6, 1 - 1e-6)
     draw_binned(calibration, clipped, labels, "network", color="black")
     calibration.set(title="calibration", xscale="logit", ylabel="proportion with gene flow")
     calibration.set(xlabel="probability of gene flow, stretched at the ends")
+    ticks = [1e-5, 0.01, 0.5, 0.99, 1 - 1e-5]
+    calibration.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+    calibration.set_xticks([], minor=True)
 
     rates, times = mean_migration(parameters), parameters["divergence_time"]
     draw_mistakes(mistakes, rates, times, labels, right)
     for axes, values, label in ((by_time, times, 0), (by_time, times, 1), (by_rate, rates, 1)):
         rows, style = labels == label, {"color": COLOURS[label], "marker": "os"[label]}
         draw_binned(axes, values[rows], right[rows], MODELS[label], **style)
-    by_time.set(xlabel="divergence time, generations", ylabel=accuracy)
+    by_time.set(xlabel="divergence time, generations", ylabel=accuracy, title="by divergence time")
+    by_rate.set(title="by migration rate")
     by_time.locator_params(axis="x", nbins=4)
     by_rate.set(xlabel="migration rate per generation", ylabel=accuracy, xscale="log")
     for axes in (calibration, mistakes, by_time, by_rate):
@@ -3032,7 +3065,8 @@ def draw_proportions(axes, at, n_of, n, **style):
     """Proportions of `n_of` in `n`, as points with their 95% intervals."""
     n_of, n = np.broadcast_arrays(n_of, n)
     intervals = np.transpose([wilson_interval(*counts) for counts in zip(n_of, n, strict=True)])
-    axes.errorbar(at, n_of / n, abs(intervals - n_of / n), fmt="o", capsize=4, **style)
+    style = {"marker": "o", "linestyle": "none", "capsize": 4} | style
+    axes.errorbar(at, n_of / n, abs(intervals - n_of / n), **style)
 
 
 def draw_binned(axes, values, hits, label, n_bins=8, **style):
@@ -3115,9 +3149,9 @@ def draw_prediction(figure, prediction, network):
     style = {"folded": network.settings.folded, "bins_of": prediction.observed.counts.shape}
     counts = [prediction.inputs[0, ..., 0] ** 2, near.mean(axis=0)[..., 0] ** 2]
     nearest = f"mean of the {len(near)} nearest simulations\nof {MODELS[prediction.favoured]}"
-    show_tables(cells, counts, ["observed, in bins", nearest], "SNPs", **style)
+    show_tables(cells, counts, ["observed, in bins", nearest], "SNPs (white: none)", **style)
     label = "standard deviations of the nearest simulations"
-    title = "observed less expected"
+    title = "observed less expected\n(by a regression on the nearest simulations)"
     show_tables([below], [prediction.residual], [title], label, signed=True, **style)
     axes_of_all = PCA(2, random_state=0).fit(flat(table.inputs))
     for label, model in enumerate(MODELS):
@@ -3147,6 +3181,8 @@ def run_alone():
         line = b"runml: stopped; what was not finished has replaced nothing.\n"
         with contextlib.suppress(OSError):
             os.write(screen, b"\n" + line if os.isatty(screen) else line)
+            if not os.path.sameopenfile(screen, 2):
+                os.write(2, b"\0")  # what `held_stderr` holds is no reason
         os._exit(128 + signal_number)
 
     for number in (signal.SIGINT, signal.SIGTERM):

@@ -105,7 +105,7 @@ def z_scores(values, expected, tolerance):
 @pytest.mark.parametrize("history", HISTORIES)
 def test_mean_spectra_are_those_of_moments(history):
     parameters = record(**HISTORIES[history])
-    sfs = simulated(parameters, 100)[..., 0]
+    sfs = simulated(parameters, 60)[..., 0]
     expected = expected_by_moments(parameters) * MUTATION_RATE * LENGTH * N_LOCI
     assert z_scores(sfs, expected, tolerance=0.002).max() < 4.5
     # Together, the cells that migrants fill are a sharper measure than each alone.
@@ -126,7 +126,7 @@ def mean_meeting_time(*sizes):
 def test_diversities_without_gene_flow_are_those_of_closed_forms(changes):
     """Two chromosomes meet in their own species, or before the divergence in the ancestor."""
     parameters = record(**changes)
-    found = runml.summarise(simulated(parameters, 150))
+    found = runml.summarise(simulated(parameters, 100))
     factors = {name: parameters[f"size_change_{name}"] for name in runml.POPULATIONS}
     times = {name: parameters[f"size_change_time_{name}"] for name in runml.POPULATIONS}
     late = N_ANCESTOR * factors["ancestor"]
@@ -182,7 +182,7 @@ def test_mutations_recur_as_those_of_msprime(label, monkeypatch):
         ne_prior=runml.Prior(50_000, 50_000),
         migration_prior=runml.Prior(1e-6, 1e-6),
     )
-    genealogies, alone, n_rows, rng = [], [], 400, np.random.default_rng(1)
+    genealogies, alone, n_rows, rng = [], [], 250, np.random.default_rng(1)
 
     def sim_ancestry(*args, simulate=msprime.sim_ancestry, **kwargs):
         genealogies.extend(simulate(*args, **kwargs))
