@@ -2446,7 +2446,11 @@ def start_keras():
     return keras
 
 
-HOLD = "import sys; held = sys.stdin.buffer.read(); held[-1:] == b'\\0' or sys.stderr.buffer.write(held)"
+HOLD = """import sys
+held = sys.stdin.buffer.read()
+if not held.endswith(bytes(1)):
+    sys.stderr.buffer.write(held)
+"""
 
 
 @contextlib.contextmanager
@@ -2778,13 +2782,15 @@ def print_verdict(prediction, table):
     bayes_factor = f"{beyond}{np.clip(odds, 0.001, 1000):,.3g}"
     alike = validation.probabilities[:, prediction.favoured] >= prediction.probabilities.max()
     n_right = (validation.labels[alike] == prediction.favoured).sum()
+    reliability = f"No validation spectrum was given as much for {model}."
+    if alike.any():
+        reliability = (
+            f"Of the {alike.sum():,} validation spectra given as much or more for {model}, "
+        )
+        reliability += f"{n_right:,} had it."
     print_wrapped(
         f"Estimated probability of gene flow: {format_probability(gene_flow)} (Bayes factor, to "
-        f"multiply with other prior odds: {bayes_factor}). "
-        f"Of the {alike.sum():,} validation spectra given as much or more for {model}, {n_right:,} "
-        "had it."
-        if alike.any()
-        else f"No validation spectrum was given as much for {model}."
+        f"multiply with other prior odds: {bayes_factor}). {reliability}"
     )
     if prediction.verdict == "gene flow":
         print_wrapped(
@@ -2999,8 +3005,8 @@ def draw_history(figure, history, runs):
         axes.set(xlabel="epoch", ylabel=measure, ylim=(low - margin, high + margin))
         axes.xaxis.get_major_locator().set_params(integer=True)
         if measure == "loss":
-            if low / 1.1 < CHANCE_LOSS < high * 1.1:
-                axes.axhline(CHANCE_LOSS, color="0.6", linestyle=":", label="ln 2: tossing a coin")
+            label = "ln 2: tossing a coin" if low / 1.1 < CHANCE_LOSS < high * 1.1 else None
+            axes.axhline(CHANCE_LOSS, color="0.6", linestyle=":", label=label)
             axes.set(ylabel="loss (logarithmic)", yscale="log", ylim=(low / 1.1, high * 1.1))
             digits = range(1, 10) if high < 3 * low else (1, 2, 5)
             axes.yaxis.set(major_locator=LogLocator(subs=digits), major_formatter="{x:g}")

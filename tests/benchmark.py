@@ -156,6 +156,16 @@ class History:
         demography.sort_events()
         return demography
 
+    def loci(self, settings, index, *again):
+        """The SFS of each locus by the plain pipeline; `again` is of the same parameters."""
+        parameters, rng = self.parameters(settings, index)
+        rng = runml.random_stream(settings.seed, PLAIN, index, *again) if again else rng
+        return loci_by_sites(settings, parameters, self.demography(parameters), rng)
+
+    def spectrum(self, settings, index, *again):
+        """One SFS, of all loci together."""
+        return self.loci(settings, index, *again).sum(axis=0)
+
 
 def resized(species, factor, ago):
     values = {f"size_change_{name}": factor for name in species}
@@ -185,7 +195,7 @@ CATALOGUE = (  # of stdpopsim: species, model, A and B
 LESSON = [{}, {"layers": 1}, {"layers": 3}, {"dropout": 0.0}, {"dropout": 0.5}, {"epochs": 5}]
 LESSON += [{"epochs": 15}, {"learning_rate": 1e-3}, {"learning_rate": 1e-7}]
 LONG = [{"epochs": 60}, {"epochs": 60, "dropout": 0.0}, {"epochs": 60, "dropout": 0.5}]
-MODELS = "as simulated"
+MODELS = History()
 GHOST_TO_A, GHOST_TO_B = (("ghost", name, 2_000, 0.15) for name in "AB")
 EARLY = {"gene_flow_start": Prior(1, 1), "gene_flow_stop": Prior(0.5, 0.5)}
 GREW = {"size_ancestor": 7_310, "size_change_ancestor": 14_474 / 7_310, "size_a": 14_474}
@@ -207,8 +217,7 @@ MISFITS = {
     "early gene flow only": History(1, 1, priors=EARLY),
     "gene flow all the time": History(1, 1, priors={"gene_flow_start": Prior(1, 1)}),
 }
-YOUNG_GREW = "split 2,040 ago, the ancestor grew from 7,310 to 14,474, 5,920 ago"
-HISTORIES = {MODELS: History(), YOUNG_GREW: History(0, 0, values=GREW), **MISFITS}
+YOUNG_GREW = History(0, 0, values=GREW)
 
 
 def genealogies(settings, rates, demography, rng, names=("A", "B")):
@@ -239,41 +248,27 @@ def spend(function, indices):
     """Seconds that a process spends on spectra, or on their `sim_ancestry` calls alone."""
     import msprime  # noqa: F401
 
-    began, history = time.perf_counter(), HISTORIES[MODELS]
+    began = time.perf_counter()
     for index in indices:
-        parameters, rng = history.parameters(EASY, index)
-        list(function(EASY, parameters, history.demography(parameters), rng))
+        parameters, rng = MODELS.parameters(EASY, index)
+        list(function(EASY, parameters, MODELS.demography(parameters), rng))
     return time.perf_counter() - began
 
 
-def plain_loci(settings, name, index, *again):
-    """The SFS of each locus under one of the `HISTORIES`; `again` is of the same parameters."""
-    history = HISTORIES[name]
-    parameters, rng = history.parameters(settings, index)
-    rng = runml.random_stream(settings.seed, PLAIN, index, *again) if again else rng
-    return loci_by_sites(settings, parameters, history.demography(parameters), rng)
-
-
-def plain_spectrum(settings, name, index, *again):
-    """One SFS, of all loci together."""
-    return plain_loci(settings, name, index, *again).sum(axis=0)
-
-
-def one_snp_a_locus(settings, name, index):
+def one_snp_a_locus(settings, index):
     """One SFS, of a SNP from each locus that has any."""
-    rng, loci = np.random.default_rng(index), plain_loci(settings, name, index)
+    rng, loci = np.random.default_rng(index), MODELS.loci(settings, index)
     cells = [x.ravel() / x.sum() for x in loci if x.any()]
     return sum(rng.multinomial(1, shares) for shares in cells).reshape(loci[0].shape)
 
 
-def more_and_projected(settings, name, index):
+def more_and_projected(settings, index):
     """One SFS, and that of two individuals more of each species, projected down to the same."""
     import dadi
 
-    n_a, n_b = settings.sample_size.a, settings.sample_size.b
-    more = replace(settings, sample_size=PerSpecies(n_a + 2, n_b + 2))
-    projected = dadi.Spectrum(plain_spectrum(more, name, index)).project([2 * n_a, 2 * n_b])
-    return np.stack([plain_spectrum(settings, name, index), np.ma.filled(projected, 0)])
+    more = replace(settings, sample_size=PerSpecies(12, 12))
+    projected = dadi.Spectrum(MODELS.spectrum(more, index)).project([20, 20])
+    return np.stack([MODELS.spectrum(settings, index), np.ma.filled(projected, 0)])
 
 
 def catalogued(settings, species, model, names, index, label):
@@ -286,7 +281,7 @@ def catalogued(settings, species, model, names, index, label):
     for event in demography.events:
         if type(event).__name__ == "MigrationRateChange":
             event.rate *= label
-    rates, rng = HISTORIES[MODELS].parameters(settings, index)
+    rates, rng = MODELS.parameters(settings, index)
     return loci_by_sites(settings, rates, demography, rng, names).sum(axis=0)
 
 
@@ -443,13 +438,13 @@ class Benchmark:
         each = [replace(settings, seed=seed) for seed in seeds]
         return [self.trained(settings, n_reps, **training) for settings in each]
 
-    def plain(self, settings, n, name=MODELS):
+    def plain(self, settings, n, history=MODELS):
         """Spectra by the plain pipeline, made once, (n, a, b, 1), and what is right of each."""
-        path = Path(f"{self.kept('plain', runml.as_saved(settings), name, n)}.npy")
+        path = self.kept("plain", runml.as_saved(settings), str(history), n).with_suffix(".npy")
         if not path.exists():
-            spectra = on_all_cores(plain_spectrum, *((settings, name, i) for i in range(n)))
+            spectra = on_all_cores(history.spectrum, *((settings, index) for index in range(n)))
             np.save(path, spectra[..., np.newaxis])
-        truth = HISTORIES[name].truth
+        truth = history.truth
         return np.load(path), np.arange(n) % 2 if truth is None else np.full(n, truth)
 
     def test_sets(self, settings, n_sets=1, n=10_000):
@@ -511,10 +506,10 @@ class Benchmark:
             row(f"`--train` until all is {what}, median of 5", ratio, reference, target)
 
     def part_mistakes(self):
-        (sfs, labels), history, own = self.test_sets(EASY), HISTORIES[MODELS], replace(EASY, seed=1)
+        (sfs, labels), own = self.test_sets(EASY), replace(EASY, seed=1)
         right = scores(ask([self.trained(own, self.n(5_000))], sfs), labels)[0][0]
         settings = replace(EASY, seed=TEST_SEEDS[0])
-        drawn = [history.parameters(settings, index)[0] for index in range(len(sfs))]
+        drawn = [MODELS.parameters(settings, index)[0] for index in range(len(sfs))]
         drawn = np.array(drawn, runml.PARAMETERS)
         for label, model in enumerate(runml.MODELS):
             wrong, ranges = ~right & (labels == label), []
@@ -649,7 +644,7 @@ class Benchmark:
                 target = "≤ 2%" if length == EASY.sequence_length else "≥ 95%"
                 judge.row(f"{length:,} bp{folded}", *spectra, "trained on 100,000", target)
         for name, history in MISFITS.items():
-            judges[""].row(name, *self.plain(EASY, n, name), "", history.target)
+            judges[""].row(name, *self.plain(EASY, n, history), "", history.target)
 
     def part_silent(self):
         n, rng, order = self.n(100), np.random.default_rng(0), {"sample_size": PerSpecies(8, 12)}
@@ -659,7 +654,7 @@ class Benchmark:
                 settings, own = replace(usual, **changes), replace(usual, **changes, seed=1)
                 judge = Judge(self.trained(own, self.n(1_000 if changes else n_reps)))
                 (sfs, truth), harmed = self.plain(settings, n), {}
-                tasks = ((settings, MODELS, index) for index in range(n))
+                tasks = ((settings, index) for index in range(n))
                 if changes is order:
                     harmed["sizes in the wrong order"] = sfs.swapaxes(1, 2).reshape(sfs.shape)
                 elif changes is rad:
@@ -678,7 +673,7 @@ class Benchmark:
         for length in (5_000, 100_000):
             settings, n = replace(EASY, seed=1, sequence_length=length), self.n(500)
             network = self.trained(settings, self.n(5_000))
-            both = on_all_cores(more_and_projected, *((settings, MODELS, i) for i in range(n)))
+            both = on_all_cores(more_and_projected, *((settings, i) for i in range(n)))
             given = [ask([network], sfs[..., np.newaxis])[0] for sfs in both.swapaxes(0, 1)]
             moved = np.subtract(*log_odds(np.array(given)))
             moved = [with_error(-moved[label::2], 2) for label in range(2)]
@@ -696,11 +691,11 @@ class Benchmark:
         judge, target = Judge(network), "right ≥ {}%, told wrongly ≤ 2%"
         for start, least in (("both crashed", 93), ("B crashed", 99), ("both grew", 100)):
             name = next(name for name in MISFITS if name.startswith(start))
-            judge.row(f"... {name}", *self.plain(EASY, n, name), "", target.format(least))
+            judge.row(f"... {name}", *self.plain(EASY, n, MISFITS[name]), "", target.format(least))
         for what, settings in (("without", HUMAN), ("with", replace(HUMAN, **SIZES))):
             judge = Judge(self.trained(settings, self.n(2_000), epochs=30))
             spectra, target = self.plain(HUMAN, 20, YOUNG_GREW), "with them told ≤ 5%"
-            judge.row(f"{what} changes of size: {YOUNG_GREW}", *spectra, "", target)
+            judge.row(f"{what} changes of size: young, the ancestor grew", *spectra, "", target)
 
     def part_networks(self):
         for species, settings, n_reps in SPECIES:
@@ -715,9 +710,9 @@ class Benchmark:
     def part_bootstrap(self):
         settings = replace(YOUNG, seed=1, n_loci=100, sequence_length=1_000)
         network, n, n_again = self.trained(settings, self.n(1_000)), self.n(40, 4), self.n(50, 10)
-        loci = on_all_cores(plain_loci, *((settings, MODELS, index) for index in range(n)))
-        tasks = ((settings, MODELS, index, again) for index in range(n) for again in range(n_again))
-        others, rng = np.split(on_all_cores(plain_spectrum, *tasks), n), np.random.default_rng(0)
+        loci = on_all_cores(MODELS.loci, *((settings, index) for index in range(n)))
+        tasks = ((settings, index, again) for index in range(n) for again in range(n_again))
+        others, rng = np.split(on_all_cores(MODELS.spectrum, *tasks), n), np.random.default_rng(0)
         ratios, drawn = [], rng.integers(settings.n_loci, size=(n, 100, settings.n_loci))
         for of_loci, again, rows in zip(loci, others, drawn, strict=True):
             sets = np.append(of_loci[rows].sum(axis=1), again, axis=0)[..., np.newaxis]
