@@ -2778,8 +2778,8 @@ def print_verdict(prediction, table):
             f"tossing a coin {CHANCE_LOSS:.2f}."
         )
     validation, odds = table.parts()[1], gene_flow / max(1 - gene_flow, 1e-9)
-    beyond = "above " if odds > 1000 else "below " if odds < 0.001 else ""
-    bayes_factor = f"{beyond}{np.clip(odds, 0.001, 1000):,.3g}"
+    beyond = {odds > 1000: "above 1,000", odds < 0.001: "below 0.001"}
+    bayes_factor = beyond.get(True, f"{odds:.3g}")
     alike = validation.probabilities[:, prediction.favoured] >= prediction.probabilities.max()
     n_right = (validation.labels[alike] == prediction.favoured).sum()
     reliability = f"No validation spectrum was given as much for {model}."
