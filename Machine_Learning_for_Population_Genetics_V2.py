@@ -963,7 +963,8 @@ class ReferenceTable:
 def make_reference_table(dataset, inputs, split, model, folded):
     """The `ReferenceTable` of a network, with as much of the training as of the validation part."""
     share = min(1, MAX_REFERENCES / len(inputs))
-    rows = np.concatenate([part[: int(share * len(part))] for part in split])
+    kept = [np.linspace(0, len(part) - 1, int(share * len(part)), dtype=int) for part in split]
+    rows = np.concatenate([part[evenly] for part, evenly in zip(split, kept, strict=True)])
     return ReferenceTable(
         inputs=inputs[rows],
         summaries=summarise(dataset.sfs, folded)[rows],
@@ -1691,7 +1692,7 @@ def pieces(sfs):
 def is_whole(path):
     """Whether an archive of arrays is there and as it was written, by its CRCs."""
     with contextlib.suppress(Exception), zipfile.ZipFile(path) as archive:
-        return archive.testzip() is None
+        return archive.testzip() is None and set(archive.namelist()) == set(DATASET[:3])
     return False
 
 
@@ -1968,6 +1969,9 @@ def dask_workers(address):
     cloudpickle.register_pickle_by_value(sys.modules[__name__])  # the workers do not have this file
     logging.getLogger("distributed").setLevel(logging.CRITICAL)  # our own line follows
 
+    def by_value(function, *args):  # being local it travels by value, with all that it is given
+        return function(*args)
+
     def result(task):
         looks = 0
         while not wait([task], SECONDS_BETWEEN_LOOKS).done:
@@ -1984,14 +1988,12 @@ def dask_workers(address):
         try:
             client.wait_for_workers(1, timeout=5)
             for worker, own in client.run(simulation_versions).items():
-                if own != simulation_versions():
-                    needed = ", ".join(map(" ".join, simulation_versions().items()))
-                    raise UserError(f"{where}: worker {worker} needs {needed}; it has {own}")
-            yield (
-                client.get_executor(pure=False).submit,
-                4 * sum(client.nthreads().values()),
-                result,
-            )
+                for package, number in simulation_versions().items():
+                    if own[package] != number:
+                        differs = f"{package} {own[package]}, and here is {number}"
+                        raise UserError(f"{where}: worker {worker} has {differs}")
+            submit = functools.partial(client.get_executor(pure=False).submit, by_value)
+            yield submit, 4 * sum(client.nthreads().values()), result
         except TimeoutError:
             raise UserError(f"{where}: it has no workers") from None
         except distributed.KilledWorker:
@@ -2003,7 +2005,7 @@ def dask_workers(address):
 
 
 def simulation_versions():
-    """The versions on which the bytes of a dataset depend, and those that tasks travel between."""
+    """The versions on which the bytes of a dataset depend, or that tasks can travel between."""
     python = platform.python_version().rpartition(".")[0]
     return versions("msprime", "tskit", "numpy") | {"Python": python}
 

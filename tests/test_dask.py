@@ -2,7 +2,6 @@
 
 import json
 import os
-import socket
 import subprocess
 import sys
 import time
@@ -132,15 +131,13 @@ def test_a_worker_with_another_version_of_a_package_is_told(tmp_path, cluster, c
     n = len(cluster.workers)
     done = simulate(capsys, tmp_path / "data", cluster.have(n + 1, path=tmp_path))
     cluster.have(n)
-    assert_refused(done, f"needs msprime {msprime.__version__}", "0.7.4")
+    assert_refused(done, f"msprime 0.7.4, and here is {msprime.__version__}")
     assert not contents(tmp_path / "data")
 
 
-@pytest.mark.parametrize("address", ["nonsense", "http://127.0.0.1:8786", "tcp://127.0.0.1:{}"])
+@pytest.mark.parametrize("address", ["nonsense", "http://127.0.0.1:8786", "tcp://127.0.0.1:1"])
 def test_no_scheduler_at_the_address(tmp_path, capsys, address):
-    with socket.create_server(("127.0.0.1", 0)) as silent:
-        address = address.format(silent.getsockname()[1])
-        done = simulate(capsys, tmp_path, address)
+    done = simulate(capsys, tmp_path, address)
     assert_refused(done, f"--dask_scheduler {address}", "no Dask scheduler answers there")
 
 
