@@ -1,4 +1,4 @@
-"""The script as a module, what several files of tests share, and one small trained model for all."""
+"""The script as a module, what files of tests share, and one small trained model for all."""
 
 import csv
 import shutil
@@ -78,7 +78,7 @@ def spectra(settings, n_rows, stream=runml.TRAINING_SET):
 
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory):
-    """A folder after a small `--simulate --train --test`, and what was printed. Not to be changed."""
+    """A folder after a small `--simulate --train --test`, and what was printed: not to change."""
     folder = tmp_path_factory.mktemp("trained")
     done = command(
         *("--simulate", "--train", "--test", "--n_reps", 200, "--n_test_reps", 50, "--epochs", 4),
