@@ -142,7 +142,11 @@ class SimulationSettings:
         Prior(10_000, 100_000), "size of the ancestor, of A and of B, diploid individuals", 1, 1e9
     )
     size_change_prior: Prior = option(
-        Prior(1, 1), "factor by which each of them changed in size once", 0, 1000, exclude=0
+        Prior(1, 1),
+        "factor by which the ancestor, A and B each changed in size once",
+        0,
+        1000,
+        exclude=0,
     )
     migration_prior: Prior = option(
         Prior(1e-6, 1e-4), "migrants from the other species, as a proportion per generation", 0, 1
@@ -703,7 +707,10 @@ def test(folder, specification, tests, run, network=None):
     print_reuse(met_before | {network.fingerprint})
     report = folder / f"{name}_report.png"
     save_picture(report, draw_test, results, probabilities, dataset, network)
-    print("Next: runml --predict FILE with the spectrum of two species of your own")
+    if name == "test":
+        print("Next: runml --predict FILE with the spectrum of two species of your own")
+    else:
+        print(f"Its files begin with {name}_; test_results.json is as it was.")
 
 
 # The lesson ends here. What follows serves it; the first lines of this file say what is where.
@@ -2600,6 +2607,7 @@ def row_of_run(network, history, seconds):
         "validation_loss": f"{history['val_loss'][-1]:.5f}",
         "seconds": f"{seconds:.1f}",
         "data": network.simulations,
+        "data_seed": network.specification.settings.seed if network.specification else "",
         "leaps": "yes" if leaps(history["loss"]) else "no",
     }
     for part, prefix in (("validation", "val_"), ("training", "")):
@@ -2612,6 +2620,7 @@ def row_of_run(network, history, seconds):
 def format_run(run):
     """The settings of a row of `experiments.csv` that are not the defaults, as typed."""
     defaults = {name: str(value) for name, value in as_saved(TrainingSettings()).items()}
+    defaults["seed"] = run.get("data_seed") or defaults["seed"]
     words = [f"--{name} {run.get(name)}" for name in defaults if run.get(name) != defaults[name]]
     return printable(" ".join(words)).replace("--folded True", "--folded") or "the defaults"
 
@@ -2656,7 +2665,7 @@ def print_test(results):
     print(f"\nAccuracy {format_proportion(results['accuracy'], results['accuracy_95ci'])}")
     print(f"Loss {results['log_loss']:.4f}, ROC AUC {results['roc_auc']:.4f}")
     told, wrongly = results["told"], results["told_wrongly"]
-    print(f"Verdicts (the other model below {MAX_ERROR:g}): {told:,}, {wrongly:,} of them wrong")
+    print(f"Verdicts: {told:,} of {n_test:,} (other model below {MAX_ERROR:g}), {wrongly:,} wrong")
     print(f"Undecided: {results['undecided']:,}")
     print("\nGene flow recognised, by migration rate:")
     for rates in results["recognised_by_migration_rate"]:

@@ -610,7 +610,7 @@ class Benchmark:
             process.kill()
             began = time.perf_counter()
             process.stdout.read()  # to its end, which comes when no worker has it any more
-            gone = f"{time.perf_counter() - began:.1f} s"
+            gone = f"{time.perf_counter() - began:.2f} s"
             rest = f"{timed(*words, until='joint SFS saved')[0]:.1f} s"
         row("workers gone after their parent was killed", gone, "", "soon")
         whole = median(local)

@@ -267,15 +267,16 @@ SPECTRA = {
     "escapes.fs": f"21 {ESCAPE} 21\n1 2 3\n".encode(),
 }
 DRIVER = """
-import contextlib, io, json, resource, sys
+import contextlib, io, json, pathlib, re
 import Machine_Learning_for_Population_Genetics_V2 as runml
 runml.save_picture = lambda *_, **__: None
-unit = 1 if sys.platform == "darwin" else 1024
-for line in sys.stdin:
+status_file = pathlib.Path("/proc/self/status")  # getrusage would begin with the parent's peak
+for line in iter(input, ""):
     with contextlib.redirect_stdout(io.StringIO()) as out:
         with contextlib.redirect_stderr(io.StringIO()) as err:
             status = runml.main(["--predict", *json.loads(line)])
-    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    text = status_file.read_text() if status_file.exists() else "VmHWM: 0"
+    memory = 1024 * int(re.search(r"VmHWM:\\s+(\\d+)", text)[1])
     print(json.dumps([status, out.getvalue(), err.getvalue(), memory]), flush=True)
 """
 
@@ -305,7 +306,7 @@ def answers(tmp_path_factory, trained):
     calls["names.fs"] = [str(named), "--data_dir", str(top / "genuine")]
     done = subprocess.run(
         [sys.executable, "-c", DRIVER],
-        input="".join(json.dumps(words) + "\n" for words in calls.values()),
+        input="".join(json.dumps(words) + "\n" for words in calls.values()) + "\n",
         capture_output=True,
         text=True,
         check=False,
