@@ -8,7 +8,6 @@ from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
 
-import allel
 import dadi
 import moments
 import numpy as np
@@ -206,6 +205,7 @@ def test_other_spectra_than_the_models(own, model, told, not_told):
 
 @pytest.mark.parametrize("function", ["joint_sfs", "joint_sfs_folded"])
 def test_scikit_allel_without_the_numbers_of_chromosomes(tmp_path, function):
+    allel = pytest.importorskip("allel")
     rng = np.random.default_rng(1)
     derived = rng.integers(0, 19, (2, 500))  # of 20 chromosomes, none on more than 18
     of_both = [np.stack([20 - each, each], axis=1) for each in derived]

@@ -139,7 +139,9 @@ def test_curves_are_those_of_the_runs():
 
 def points(axes, label):
     """Proportions with their intervals, as arrays: at, proportions, low and high ends."""
-    line, _, (ends, *_) = next(x for x in axes.containers if x.get_label().startswith(label))
+    line, _, (ends, *_) = next(
+        x for x in axes.containers if (x.get_label() or "").startswith(label)
+    )
     return (*line.get_data(), *np.array(ends.get_segments())[:, :, 1].T)
 
 
