@@ -2011,10 +2011,13 @@ def dask_workers(address):
             ) from None
 
 
+BYTES_DEPEND_ON = ("msprime", "tskit", "numpy")  # packages that make the bytes of a dataset
+
+
 def simulation_versions():
     """The versions on which the bytes of a dataset depend, or that tasks can travel between."""
     python = platform.python_version().rpartition(".")[0]
-    return versions("msprime", "tskit", "numpy") | {"Python": python}
+    return versions(*BYTES_DEPEND_ON) | {"Python": python}
 
 
 def versions(*packages):
@@ -2253,7 +2256,7 @@ def prepare_simulate(options, run):
     n_reps = ChainMap(options.typed, saved, vars(run))["n_reps"]
     if "train" in options.commands and n_reps < MIN_REPS:
         raise UsageError(f"--n_reps {n_reps}: learning takes at least {MIN_REPS} of each model")
-    return DatasetSpecification(settings, n_reps, versions("msprime", "tskit", "numpy"))
+    return DatasetSpecification(settings, n_reps, versions(*BYTES_DEPEND_ON))
 
 
 def prepare_train(options, specification, dataset):
@@ -2270,7 +2273,7 @@ def prepare_test(options, run, specification, shape):
     known = vars(specification.settings) if specification else {"sample_size": individuals(shape)}
     settings = choose(SimulationSettings, options.typed, known)
     check_simulation(settings)
-    used = versions("msprime", "tskit", "numpy")
+    used = versions(*BYTES_DEPEND_ON)
     tested = DatasetSpecification(settings, run.n_test_reps, used)
     log = options.folder / f"{test_name(tested, specification)}_log.csv"
     return tested, load_table(log, ("n_test", "accuracy"), ("model", "test_set"))
