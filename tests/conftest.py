@@ -16,18 +16,21 @@ sys.path.insert(0, str(ROOT))
 import Machine_Learning_for_Population_Genetics_V2 as runml  # noqa: E402
 
 SCRIPT = [sys.executable, str(ROOT / "Machine_Learning_for_Population_Genetics_V2.py")]
-SMALL = ("--n_reps", 20, "--sequence_length", 5000)
-STOPPED = "runml: stopped; what was not finished has replaced nothing.\n"
+ESCAPE = "\x1b[2J\x1b]0;owned\x07\u202e"  # what a terminal would act on
 
 
-def command(*words, **kwargs):
-    """Run the script as a student does, in a process of its own, with its output in a pipe."""
-    words = [*SCRIPT, *map(str, words)]
-    return subprocess.run(words, capture_output=True, text=True, check=False, timeout=300, **kwargs)
+def command(*words, python=(), **kwargs):
+    """Run the script as a student does, in a process of its own: exit status, output, errors.
+
+    `python` are words for Python itself.
+    """
+    words = [SCRIPT[0], *python, SCRIPT[1], *map(str, words)]
+    done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=300, **kwargs)
+    return done.returncode, done.stdout, done.stderr
 
 
 def run(capsys, *words):
-    """Run `main` in this process; return its exit status and what it printed."""
+    """Run `main` in this process: exit status, output, errors."""
     try:
         status = runml.main([str(word) for word in words])
     except SystemExit as end:  # --help
@@ -56,9 +59,19 @@ def rows(path):
         return list(csv.DictReader(file))
 
 
-def is_one_line_error(text):
-    """Whether a text is the one line with which a command ends that something is wrong with."""
-    return text.startswith("runml: error: ") and text.count("\n") == 1 and text.endswith("\n")
+def assert_refused(done, *told, status=1):
+    """Of what `run` or `command` return: a single line tells what is wrong."""
+    found, _, error = done
+    assert (found, error.count("\n")) == (status, 1), error
+    assert error.startswith("runml: error: ") and error.endswith("\n"), error
+    assert [words for words in told if words not in error] == [], error
+
+
+class Bomb:
+    """What runs code when it is unpickled: then there is a file "ran"."""
+
+    def __reduce__(self):
+        return open, ("ran", "w")
 
 
 def fixed_settings(**changes):
@@ -80,12 +93,12 @@ def spectra(settings, n_rows, stream=runml.TRAINING_SET):
 def trained(tmp_path_factory):
     """A folder after a small `--simulate --train --test`, and what was printed: not to change."""
     folder = tmp_path_factory.mktemp("trained")
-    done = command(
+    status, printed, error = command(
         *("--simulate", "--train", "--test", "--n_reps", 200, "--n_test_reps", 50, "--epochs", 4),
         *("--learning_rate", 1e-4, "--sequence_length", 20_000, "--data_dir", folder),
     )
-    assert done.returncode == 0, done.stderr
-    return folder, done
+    assert status == 0, error
+    return folder, printed
 
 
 @pytest.fixture
