@@ -74,21 +74,6 @@ class Bomb:
         return open, ("ran", "w")
 
 
-def fixed_settings(**changes):
-    """Settings whose priors are points, so that expectations are those of one demography."""
-    settings = {
-        "tdiv_prior": runml.Prior(40_000, 40_000),
-        "ne_prior": runml.Prior(20_000, 20_000),
-        "migration_prior": runml.Prior(2e-5, 2e-5),
-    }
-    return runml.SimulationSettings(**settings | changes)
-
-
-def spectra(settings, n_rows, stream=runml.TRAINING_SET):
-    """The first rows of a dataset, simulated in this process, shape (rows, a, b, 1)."""
-    return runml.simulate_block(settings, stream, range(n_rows))["sfs"]
-
-
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory):
     """A folder after a small `--simulate --train --test`, and what was printed: not to change."""

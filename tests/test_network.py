@@ -1,6 +1,8 @@
 """The network, its training and evaluation, and what is compared with it and stored beside it."""
 
 import functools
+import json
+from pathlib import Path
 
 import moments
 import numpy as np
@@ -261,8 +263,7 @@ def test_evaluate_against_hand_and_library():
     assert results["undecided"] == results["n_test"] - sure.sum() == 100 - sure.sum()
 
 
-def test_wilson_intervals_are_the_known_ones():
-    """Those of Newcombe 1998, table I."""
+def test_wilson_intervals_are_those_of_newcombe_1998():
     known = [(81, 263, 0.2553, 0.3662), (15, 148, 0.0624, 0.1605), (0, 20, 0, 0.1611)]
     for n_right, n, *interval in [*known, (1, 29, 0.0061, 0.1718)]:
         assert runml.wilson_interval(n_right, n) == pytest.approx(interval, abs=6e-5)
@@ -273,10 +274,8 @@ def test_power_by_migration_by_hand():
     rates, seen = rng.permutation(np.geomspace(1e-7, 1e-3, 1_000)), rng.random(1_000) < 0.7
     parameters = np.zeros(2_000, runml.PARAMETERS)
     parameters["migration_a_to_b"][1::2], parameters["migration_b_to_a"][1::2] = rates, 3 * rates
-    given, dataset = (
-        np.zeros((2_000, 2)),
-        runml.Dataset(None, np.arange(2_000) % 2, parameters, {}, None),
-    )
+    dataset = runml.Dataset(None, np.arange(2_000) % 2, parameters, {}, None)
+    given = np.zeros((2_000, 2))
     given[1::2, 1] = seen
     bins = runml.power_by_migration(dataset, given, 5)
     assert [each["n"] for each in bins] == [200] * 5
@@ -310,10 +309,8 @@ def test_baselines_are_the_best_thresholds_and_regression(folded):
     if not folded:  # of equal samples
         x, y = np.concatenate([x, x.swapaxes(1, 2)]), np.tile(y, 2)
     x, exact = x.reshape(len(x), -1).astype(float), {"tol": 1e-8, "max_iter": 10_000}
-    fits = [
-        linear_model.LogisticRegression(C=c, **exact).fit(x, y)
-        for c in runml.INVERSE_REGULARISATION
-    ]
+    regressions = [linear_model.LogisticRegression(C=c, **exact) for c in (0.001, 0.01, 0.1)]
+    fits = [regression.fit(x, y) for regression in regressions]
     unseen = validation.inputs.reshape(len(validation.inputs), -1)
     losses = [metrics.log_loss(validation.labels, each.predict_proba(unseen)) for each in fits]
     inputs = runml.network_inputs(dataset.sfs, folded)
@@ -326,9 +323,8 @@ def test_attributions_sum_to_the_log_odds():
     inputs = runml.network_inputs(dataset.sfs[:50], False)
     baseline = network.table.inputs.mean(axis=0)
     found = runml.attributions(network.model, inputs, baseline)
-    given = runml.predict_probabilities(
-        runml.learning_part(network.model), np.stack([*inputs, baseline])
-    )
+    learner = runml.learning_part(network.model)
+    given = runml.predict_probabilities(learner, np.stack([*inputs, baseline]))
     log_odds = np.diff(np.log(np.maximum(given, 1e-300)))[:, 0]
     expected, sums = log_odds[:-1] - log_odds[-1], found.sum(axis=(1, 2))
     sure = given[:-1].min(axis=1) == 0  # beyond what a probability of 32 bits can tell
@@ -398,3 +394,77 @@ def test_the_nearest_simulations_are_the_nearest():
     assert off.std() < sizes.std() / 4
     n = len(nearest[0])  # between which are equally probable gaps
     assert fit.coverage("size_a") == pytest.approx(0.9 * (n - 1) / (n + 1), abs=0.03)
+
+
+# ------------------------------ what is said of loss curves ------------------------------
+#
+# The classes of recorded curves were given by eye, after so many epochs of a run, in view of what
+# happened in the later ones.
+
+CURVES = json.loads((Path(__file__).parent / "curves.json").read_text())
+CLASSES = {  # by the words that tell them
+    "cannot tell the models apart": "cannot be told apart",
+    "leaps": "leaping",
+    "Fewer than five": "too few epochs",
+    "still near 0.69": "too little training",
+    "still falling": "falling",
+    "hardly changes": "settled",
+    "risen since": "risen",
+}
+LATER = ["too few epochs", "too little training", "falling", "settled", "risen"]  # the way it goes
+WANDERING = {  # 200 validation spectra at a loss below 0.04: a few of them make the curve
+    "easy n_reps=500 learning_rate=1e-05 dropout=0 seed=2",
+    "easy n_reps=500 learning_rate=0.0001 dropout=0.2 seed=5",
+}
+STEADY = pytest.mark.parametrize("name", sorted(set(CURVES) - WANDERING))
+
+
+def classify(training, validation, regression_learns=None):
+    """The class of two curves; a regression is asked only where the network has learned nothing."""
+    words = runml.describe_curves(training, validation, regression_learns)
+    [found] = [name for part, name in CLASSES.items() if part in words]
+    return found
+
+
+def classify_recorded(curve, n):
+    """The class after so many epochs."""
+    losses = curve["training"][:n], curve["validation"][:n]
+    return classify(*losses, lambda: curve["regression_learns"])
+
+
+def test_curves_are_classed_as_by_eye():
+    judged = [
+        (name, classify_recorded(curve, int(epochs)), classes)
+        for name, curve in CURVES.items()
+        for epochs, classes in curve["classes"].items()
+    ]
+    wrong = [each for each in judged if each[1] not in each[2]]
+    assert len(wrong) < 0.08 * len(judged)
+    for name, found, classes in wrong:  # that a curve levels off may be told late, nothing else
+        assert name in WANDERING or (found, classes) == ("falling", ["settled"])
+
+
+@STEADY
+def test_statements_of_a_run_cut_short_do_not_contradict(name):
+    told = [classify_recorded(CURVES[name], epochs) for epochs in (5, 10, 15, 20, 30, 40, 60)]
+    ranks = [LATER.index(each) for each in told if each in LATER]
+    assert ranks == sorted(ranks)
+
+
+@STEADY
+def test_settled_is_not_said_before_a_fall_or_after_a_rise(name):
+    losses = CURVES[name]["validation"]
+    means = np.convolve(losses, np.full(3, 1 / 3), "valid")  # [i]: of the epochs i + 1 to i + 3
+    for epochs in range(5, len(losses) - 2):
+        if classify_recorded(CURVES[name], epochs) == "settled":
+            now = means[epochs - 3]
+            assert means[epochs - 2 :].min() > 0.97 * now and now < 1.05 * means[: epochs - 2].min()
+
+
+def test_one_hiccup_is_no_leap():
+    losses = np.geomspace(0.6, 0.003, 60)
+    assert classify(losses, losses) == "falling"
+    losses[56] = 0.05
+    assert classify(losses, losses) != "leaping"
+    losses[52:] = 0.6931  # a network that died
+    assert classify(losses, losses) == "leaping"

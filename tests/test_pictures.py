@@ -44,7 +44,7 @@ def test_the_commands_draw(trained):
         picture = image.imread(trained[0] / f"{name}.png")[..., :3]
         assert min(picture.shape[:2]) >= 400
         assert 0.02 < (picture.min(axis=2) < 0.9).mean() < 0.9
-        assert f"See {trained[0] / name}.png." in trained[1].stdout
+        assert f"See {trained[0] / name}.png." in trained[1]
 
 
 OTHER = runml.Prior

@@ -7,7 +7,7 @@ import moments
 import msprime
 import numpy as np
 import pytest
-from conftest import contents, dataset_files, fixed_settings, runml, spectra, toy_blocks
+from conftest import dataset_files, run, runml
 from scipy import integrate, stats
 from scipy.linalg import expm
 
@@ -21,7 +21,8 @@ def record(**changes):
     values = {"divergence_time": T, "size_ancestor": N_ANCESTOR, "size_a": N_A, "size_b": N_B}
     values |= {"mutation_rate": MUTATION_RATE, "recombination_rate": 0}
     values |= {f"size_change_{name}": 1 for name in runml.POPULATIONS} | changes
-    return np.array(tuple(values.get(name, 0) for name in runml.PARAMETERS.names), DTYPE)[()]
+    values = tuple(values.get(name, 0) for name in runml.PARAMETERS.names)
+    return np.array(values, runml.PARAMETERS)[()]
 
 
 def gene_flow(a_to_b, b_to_a, start, stop):
@@ -30,11 +31,10 @@ def gene_flow(a_to_b, b_to_a, start, stop):
     return rates | {"gene_flow_start": start * T, "gene_flow_stop": stop * T}
 
 
-DTYPE = runml.PARAMETERS
-SIZES_CHANGE = {"size_change_ancestor": 2, "size_change_a": 0.2, "size_change_b": 3} | {
-    "size_change_time_ancestor": 1.5 * T,
-    "size_change_time_a": 0.1 * T,
-    "size_change_time_b": 0.6 * T,
+SIZES_CHANGE = {
+    **{"size_change_ancestor": 2, "size_change_time_ancestor": 1.5 * T},
+    **{"size_change_a": 0.2, "size_change_time_a": 0.1 * T},
+    **{"size_change_b": 3, "size_change_time_b": 0.6 * T},
 }
 GENE_FLOW = {
     "divergence": {},
@@ -175,7 +175,7 @@ def shared_and_fixed(sfs):
 @pytest.mark.parametrize("label", [0, 1], ids=runml.MODELS)
 def test_mutations_recur_as_those_of_msprime(label, monkeypatch):
     """On the same genealogies: with what is added, without, and as msprime places mutations."""
-    settings = fixed_settings(
+    settings = runml.SimulationSettings(
         sample_size=runml.PerSpecies(5, 4),
         sequence_length=20_000,
         tdiv_prior=runml.Prior(400_000, 400_000),
@@ -257,7 +257,6 @@ def test_migrants_go_the_right_way_at_the_right_rate_and_time(history):
     a_to_b, b_to_a = parameters["migration_a_to_b"], parameters["migration_b_to_a"]
     start, stop = parameters["gene_flow_start"], parameters["gene_flow_stop"]
     debugger = runml.demographic_model(parameters).debug()
-    assert [each.name for each in debugger.demography.populations][:2] == ["A", "B"]
     backwards = np.array([[-b_to_a, b_to_a], [a_to_b, -a_to_b]])
     for time in np.array([0.1, 0.25, 0.3, 0.5, 0.6, 0.75, 0.8, 0.999]) * T:
         where = debugger.lineage_probabilities([time])[0][:2, :2]
@@ -363,9 +362,11 @@ def test_the_lesson_has_symmetric_secondary_contact_and_constant_sizes():
 
 
 def test_spectra_are_simulated_under_the_mutation_rates_that_are_saved():
-    settings = fixed_settings(
+    settings = runml.SimulationSettings(
         sample_size=runml.PerSpecies(2, 2),
         sequence_length=20_000,
+        tdiv_prior=runml.Prior(40_000, 40_000),
+        ne_prior=runml.Prior(20_000, 20_000),
         mutation_rate=runml.Prior(1e-9, 1e-7, "log"),
         recombination_rate=runml.Prior(1e-9, 1e-8),
     )
@@ -398,108 +399,38 @@ def test_models_take_turns_and_labels_travel_with_their_spectra():
 
 
 def test_a_seed_changes_everything_and_alone():
-    first, again, other = (
-        spectra(runml.SimulationSettings(seed=seed, sequence_length=5_000), 6) for seed in (7, 7, 8)
-    )
+    settings = [runml.SimulationSettings(seed=seed, sequence_length=5_000) for seed in (7, 7, 8)]
+    blocks = [runml.simulate_block(each, runml.TRAINING_SET, range(6)) for each in settings]
+    first, again, other = (block["sfs"] for block in blocks)
     assert np.array_equal(first, again)
     assert not any(np.array_equal(a, b) for a, b in zip(first, other, strict=True))
 
 
+STREAMS = (runml.TRAINING_SET, runml.TEST_SET)
+
+
 @pytest.mark.parametrize("seed", [0, 1234, 2**32 - 1])
 def test_streams_of_random_numbers_never_meet(seed):
-    of_rows = itertools.product((runml.TRAINING_SET, runml.TEST_SET), range(300))
-    used = [(stream, row) for stream, row in of_rows]
-    streams = [runml.random_stream(seed, *each) for each in used]
+    of_rows = itertools.product(STREAMS, range(300))
+    streams = [runml.random_stream(seed, *each) for each in of_rows]
     streams += [runml.random_stream(seed, stream) for stream in (runml.SPLIT, runml.WEIGHTS)]
     keys = {stream.bit_generator.seed_seq.spawn_key for stream in streams}
     assert len(keys) == len(streams) == 602
     assert len({stream.integers(2**63) for stream in streams}) == 602
     settings = runml.SimulationSettings(seed=seed, sequence_length=2_000)
-    test_set = spectra(settings, 4, runml.TEST_SET)
-    assert not np.array_equal(spectra(settings, 4), test_set)
+    blocks = [runml.simulate_block(settings, stream, range(4)) for stream in STREAMS]
+    assert not np.array_equal(*(block["sfs"] for block in blocks))
 
 
-def dataset(folder, workers=1, n_reps=30, **changes):
-    """Simulate a dataset into a folder; return the bytes of its files."""
-    folder.mkdir(exist_ok=True)
-    settings = runml.SimulationSettings(sequence_length=2_000, **changes)
-    specification = runml.DatasetSpecification(settings, n_reps, runml.versions("msprime"))
-    run = runml.RunSettings(workers=workers)
-    runml.simulate_dataset(specification, runml.TRAINING_SET, folder, "simulated", run)
-    return dataset_files(folder)
-
-
-def test_same_bytes_for_any_number_of_workers_and_blocks(tmp_path, monkeypatch):
-    one = dataset(tmp_path / "one")
-    monkeypatch.setattr(runml, "ROWS_PER_BLOCK", 7)
-    assert dataset(tmp_path / "two", workers=2) == one
+def test_same_bytes_for_any_number_of_workers(tmp_path, capsys, no_pictures):
+    for n in (1, 2):
+        words = ("--n_reps", 30, "--sequence_length", 2_000, "--workers", n)
+        assert run(capsys, "--simulate", *words, "--data_dir", tmp_path / f"{n}")[0] == 0
+    one, two = (dataset_files(tmp_path / f"{n}") for n in (1, 2))
+    assert one == two
     settings = runml.SimulationSettings(sequence_length=2_000)
-    block = runml.simulate_block(settings, runml.TRAINING_SET, range(60))
+    block = runml.simulate_block(settings, runml.TRAINING_SET, range(60))  # in one go
     for name, rows in block.items():
-        saved = np.load(tmp_path / "one" / f"simulated_{name}.npy")
+        saved = np.load(tmp_path / "1" / f"simulated_{name}.npy")
         assert saved.dtype == rows.dtype
         assert np.array_equal(saved, rows), name
-
-
-def flip(path, at):
-    data = bytearray(path.read_bytes())
-    data[at] ^= 0xFF
-    path.write_bytes(data)
-
-
-SPOIL = [  # what may become of the first finished blocks
-    lambda path: path.write_bytes(b""),
-    lambda path: path.write_bytes(path.read_bytes()[:-1]),
-    lambda path: path.write_bytes(path.read_bytes()[:100]),
-    lambda path: path.write_bytes(bytes(path.stat().st_size)),
-    lambda path: flip(path, path.stat().st_size // 2),
-    lambda path: path.unlink(),
-]
-
-
-def test_an_interrupted_simulation_goes_on_with_what_is_whole(tmp_path, monkeypatch, capsys):
-    done = []
-
-    def blocks(function, tasks, run, stop_after=None):
-        for number, block in enumerate(toy_blocks(function, tasks, run)):
-            if number == stop_after:
-                raise KeyboardInterrupt
-            done.append(tasks[number][2])
-            yield block
-
-    monkeypatch.setattr(runml, "in_parallel", blocks)
-    uninterrupted = dataset(tmp_path / "whole", n_reps=120)
-    every, done[:] = list(done), []
-    assert not [path for path in contents(tmp_path / "whole") if path.suffix == ".npz"]
-
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(runml, "in_parallel", lambda *task: blocks(*task, stop_after=8))
-        dataset(tmp_path / "stopped", n_reps=120)
-    finished = sorted((tmp_path / "stopped").iterdir(), key=lambda path: path.stat().st_mtime_ns)
-    assert len(finished) == len(done) == 8
-    for spoil, path in zip(SPOIL, finished, strict=False):
-        spoil(path)
-    done.clear()
-    assert dataset(tmp_path / "stopped", n_reps=120) == uninterrupted
-    assert sorted(map(list, done)) == sorted(map(list, [*every[: len(SPOIL)], *every[8:]]))
-    n_kept = sum(map(len, every[len(SPOIL) : 8]))
-    assert f"Going on after the {n_kept} spectra" in capsys.readouterr().out
-
-
-def test_a_changed_byte_of_a_block_is_noticed_or_matters_not(tmp_path):
-    path, rng = tmp_path / "block.npz", np.random.default_rng(1)
-    arrays = {"sfs": rng.poisson(1, (3, 5, 5, 1)).astype(np.int32), "responses": np.arange(3)}
-    arrays["parameters"] = np.zeros(3, runml.PARAMETERS)
-    np.savez_compressed(path, **arrays)
-    data, n_noticed = path.read_bytes(), 0
-    for at in range(len(data)):
-        flip(path, at)
-        if runml.is_whole(path):
-            with np.load(path) as found:
-                for name, array in arrays.items():
-                    assert np.array_equal(found[name], array), at
-        else:
-            n_noticed += 1
-        path.write_bytes(data)
-    assert n_noticed > len(data) / 2
-    assert runml.is_whole(path)
