@@ -1,20 +1,21 @@
-"""The way from a VCF to a spectrum: `data/own_species/vcf_to_spectrum.py`, run as a file."""
+"""What is in `data/own_species`: the way from a VCF to a spectrum, the example, the guide."""
 
 import functools
 import gzip
+import importlib.util
 import os
+import re
+import shlex
 import subprocess
 import sys
-from pathlib import Path
 
 import dadi
 import msprime
 import numpy as np
 import pytest
+from conftest import ROOT, runml
 
-ROOT = Path(__file__).resolve().parent.parent
-SCRIPT = ROOT / "data" / "own_species" / "vcf_to_spectrum.py"
-PUBLIC = ROOT.parent / "shared" / "examples" / "public" / "vcf"
+FOLDER = ROOT / "data" / "own_species"
 BASE_PAIRS = 15_000  # of each of two chromosomes
 MUTATION_RATE = 1e-6
 BINARY = msprime.BinaryMutationModel  # two alleles, even where mutations meet
@@ -22,12 +23,12 @@ NAMES = [f"i{n}" for n in range(12)]
 SPECIES = ["finch"] * 6 + ["tit"] * 5 + ["wren"]
 LIST = "".join(f"{name}\t{species}\n" for name, species in zip(NAMES, SPECIES, strict=True))
 SIZES = ("--callable_bp", 2 * BASE_PAIRS, "--n_loci", 5)
-FIXED = ("CHROM", "POS", "ID", "REF", "ALT", "QUAL", "FILTER", "INFO", "FORMAT")
+FIXED = ("#CHROM", "POS", "ID", "REF", "ALT", "QUAL", "FILTER", "INFO", "FORMAT")
 
 
 def script(folder, *words, **env):
     """Run the script in a folder, as a user does."""
-    command = [sys.executable, str(SCRIPT), *map(str, words)]
+    command = [sys.executable, str(FOLDER / "vcf_to_spectrum.py"), *map(str, words)]
     kwargs = {"cwd": folder, "env": os.environ | env, "timeout": 120}
     return subprocess.run(command, capture_output=True, text=True, check=False, **kwargs)
 
@@ -41,12 +42,16 @@ def spectrum(folder, *options, vcf="birds.vcf", pair=("finch", "tit")):
 
 def vcf_text(records, names=NAMES):
     """A VCF of records (chromosome, position, REF, ALT, FILTER, INFO, FORMAT, genotypes)."""
-    lines = ["##fileformat=VCFv4.2", "\t".join(["#" + FIXED[0], *FIXED[1:], *names])]
+    lines = [["##fileformat=VCFv4.2"], [*FIXED, *names]]
     for chrom, pos, ref, alt, passed, info, keys, genotypes in records:
-        lines.append(
-            "\t".join([chrom, str(pos), ".", ref, alt, ".", passed, info, keys, *genotypes])
-        )
-    return "\n".join(lines) + "\n"
+        lines.append([chrom, str(pos), ".", ref, alt, ".", passed, info, keys, *genotypes])
+    return "".join("\t".join(line) + "\n" for line in lines)
+
+
+def lay(folder, records, species=LIST):
+    """Write a VCF and the list of its individuals."""
+    (folder / "birds.vcf").write_text(vcf_text(records))
+    (folder / "species.txt").write_text(species)
 
 
 @functools.cache
@@ -57,19 +62,15 @@ def genealogies(model=msprime.JC69):
     kwargs = {"demography": demography, "sequence_length": BASE_PAIRS, "recombination_rate": 1e-8}
     samples = {0: 6, 1: 5, 2: 1}
     trees = [msprime.sim_ancestry(samples, random_seed=seed, **kwargs) for seed in (1, 2)]
-    return [
-        msprime.sim_mutations(each, MUTATION_RATE, random_seed=3, model=model()) for each in trees
-    ]
+    kwargs = {"rate": MUTATION_RATE, "random_seed": 3, "model": model()}
+    return [msprime.sim_mutations(each, **kwargs) for each in trees]
 
 
 def true_sfs(trees_of):
     """The spectrum as tskit counts it: every derived allele."""
-    sfs = sum(
-        trees.allele_frequency_spectrum(
-            [trees.samples(0), trees.samples(1)], polarised=True, span_normalise=False
-        )
-        for trees in trees_of
-    )
+    samples, whole = [trees_of[0].samples(n) for n in (0, 1)], {"span_normalise": False}
+    of_each = [x.allele_frequency_spectrum(samples, polarised=True, **whole) for x in trees_of]
+    sfs = sum(of_each)
     sfs[0, 0] = sfs[-1, -1] = 0
     return sfs
 
@@ -108,8 +109,7 @@ def found_in_nature(missing, unknown):
 
 
 def test_the_spectrum_is_the_true_one(tmp_path):
-    (tmp_path / "birds.vcf").write_text(vcf_text(found_in_nature(0, 0)))
-    (tmp_path / "species.txt").write_text(LIST)
+    lay(tmp_path, found_in_nature(0, 0))
     options = ("--bootstrap", 0, "--mutation_rate", MUTATION_RATE)
     observed, lines = spectrum(tmp_path, "--project", 12, 10, *SIZES, *options)
     trees_of = genealogies(BINARY)
@@ -123,9 +123,8 @@ def test_the_spectrum_is_the_true_one(tmp_path):
     d_xy = np.mean([t.divergence(samples) for t in trees_of])
     screen = "\n".join(lines)
     assert f"pi of A = {pi_a:.3g}, pi of B = {pi_b:.3g}, d_XY = {d_xy:.3g}" in screen
-    assert (
-        f"{pi_a / 4 / MUTATION_RATE:,.0f} and {pi_b / 4 / MUTATION_RATE:,.0f} individuals" in screen
-    )
+    n_a, n_b = pi_a / 4 / MUTATION_RATE, pi_b / 4 / MUTATION_RATE
+    assert f"{n_a:,.0f} and {n_b:,.0f} individuals" in screen
     assert f"{d_xy / 2 / MUTATION_RATE:,.0f} generations" in screen
     assert "No site has three nucleotides" in screen
     assert not (tmp_path / "observed_bootstrap").exists()
@@ -166,17 +165,15 @@ def test_sites_of_three_alleles_count_as_in_the_simulations(tmp_path):
             if not line.startswith("#"):  # tskit writes the ancestral allele as REF
                 chrom, pos, _, ref, alt, _, passed, _, keys, *calls = line.split("\t")
                 records.append((chrom, pos, ref, alt, passed, f"AA={ref}", keys, calls))
-    (tmp_path / "birds.vcf").write_text(vcf_text(records))
-    (tmp_path / "species.txt").write_text(LIST)
+    lay(tmp_path, records)
     observed, screen = spectrum(tmp_path, "--project", 12, 10, *SIZES, "--bootstrap", 0)
     truth = true_sfs(trees_of)
     assert_same(observed, truth)
     assert any("of three or four alleles" in line for line in screen)
     assert any("AA is REF at every SNP" in line for line in screen)
     files = [str(tmp_path / name) for name in ("birds.vcf", "species.txt")]
-    dropped = dadi.Spectrum.from_data_dict(
-        dadi.Misc.make_data_dict_vcf(*files), ["finch", "tit"], [12, 10]
-    )
+    snps = dadi.Misc.make_data_dict_vcf(*files)
+    dropped = dadi.Spectrum.from_data_dict(snps, ["finch", "tit"], [12, 10])
     lost = 1 - dropped.S() / truth.sum()
     n_sites = sum(trees.num_sites for trees in trees_of)
     assert lost == pytest.approx(2 / 3 * n_sites / (2 * BASE_PAIRS), rel=0.3)
@@ -186,18 +183,9 @@ def toy(n_loci=5, locus=0, gap=0):
     """SNPs of 5 + k copies of one site pattern for locus or block k, which thereby shows."""
     for k in range(n_loci):
         for n in range(5 + k):
-            pos = 10 + n + k * gap
             calls = ["1/1"] * (k // 2) + ["0/1"] * (k % 2) + ["0/0"] * (6 - k // 2 - k % 2)
-            yield (
-                f"locus_{k * locus}.1",
-                pos,
-                "A",
-                "C",
-                "PASS",
-                "AA=A",
-                "GT",
-                [*calls, *["1/1"] * 6],
-            )
+            place = (f"locus_{k * locus}.1", 10 + n + k * gap)
+            yield (*place, "A", "C", "PASS", "AA=A", "GT", [*calls, *["1/1"] * 6])
 
 
 @pytest.mark.parametrize(
@@ -209,16 +197,12 @@ def toy(n_loci=5, locus=0, gap=0):
     ids=["RAD loci", "one chromosome"],
 )
 def test_the_bootstrap_draws_loci_or_blocks(tmp_path, layout, options, n_chunks, unit):
-    (tmp_path / "birds.vcf").write_text(vcf_text(toy(**layout)))
-    (tmp_path / "species.txt").write_text(LIST)
+    lay(tmp_path, toy(**layout))
     folder = tmp_path / "observed_bootstrap"
     folder.mkdir()
     for old in ("bootstrap_999.fs", "mine.txt"):
         (folder / old).write_text("of an earlier spectrum")
     observed, lines = spectrum(tmp_path, "--project", 12, 10, *options, "--seed", 7)
-    assert sorted(path.name for path in tmp_path.iterdir())[-3:] == [
-        *("observed.fs", "observed_bootstrap", "species.txt")
-    ]
     paths = sorted(folder.glob("*.fs"))
     assert [path.name for path in paths] == [f"bootstrap_{n:03}.fs" for n in range(1, 101)]
     assert (folder / "mine.txt").exists()
@@ -261,8 +245,7 @@ def test_what_a_filter_leaves_behind_is_noted(tmp_path):
         calls = ["1/1"] * (copies // 2) + ["0/1"] * (copies % 2)
         calls += ["0/0"] * (12 - len(calls))
         records.append((f"rad{k}", 9, "A", "C", ".", "AA=A", "GT", calls))
-    (tmp_path / "birds.vcf").write_text(vcf_text(records))
-    (tmp_path / "species.txt").write_text(LIST)
+    lay(tmp_path, records)
     options = ("--project", 12, 10, "--callable_bp", 60_000, "--n_loci", 400)
     notes = [line for line in spectrum(tmp_path, *options)[1] if line.startswith("Note: ")]
     for words in ("0 singletons beside up to 134", "one SNP for each locus?", "AA is REF"):
@@ -282,102 +265,115 @@ def with_record(**changes):
     return vcf_text([tuple((dict(zip(keys, RECORD, strict=True)) | changes).values())])
 
 
+WRONG = [  # the list, the VCF or what is typed, and what is told; the exit status is 1
+    ({"list": LIST.replace("i3\tfinch", "i3")}, "line 4: 'i3' must be a name, a tab, and"),
+    ({"list": LIST.replace("\t", ", ")}, "a tab, not a comma"),
+    ({"list": LIST.encode("utf-16")}, "species.txt is not plain text in UTF-8"),
+    ({"list": LIST + "i12\ttit\n"}, "'i12' of the list is not in it (#CHROM)"),
+    ({"list": LIST + "i1\ttit\n"}, "'i1' is there twice, in lines 2 and 13"),
+    ({"list": LIST.replace("tit", "Tit")}, "no individual of 'tit'; it lists 'Tit', 'finch'"),
+    ({"list": "finch\ti1\ntit\ti2\n"}, "columns are swapped"),
+    ({"list": VCF}, "species.txt is a VCF: first the VCF, then the list"),
+    ({"list": None}, "species.txt: No such file"),
+    ({"vcf": None}, "birds.vcf: No such file"),
+    ({"vcf": LIST}, "birds.vcf is not a VCF: it starts with 'i0\\tfinch'"),
+    ({"vcf": gzip.compress(b"BCF\2\2")}, "is a BCF: 'bcftools view"),
+    ({"vcf": ODD}, "'git lfs pull'"),
+    ({"vcf": ""}, "birds.vcf is not a VCF"),
+    ({"vcf": GZ[: len(GZ) // 2]}, "birds.vcf is damaged or incomplete"),
+    ({"vcf": VCF.replace("#CHROM", "#chrom")}, "no #CHROM line"),
+    ({"vcf": VCF.replace("i3", "i 3")}, "'i3' of the list is not in it (#CHROM)"),
+    ({"vcf": VCF[:-9]}, "line 3: damaged, or cut off before column 21"),
+    ({"vcf": with_record(keys="DP")}, "line 3: there is no GT"),
+    ({"vcf": vcf_text([])}, "it has no records"),
+    ({"vcf": with_record(ref="0", alt="1")}, "no alleles are nucleotides"),
+    ({"vcf": with_record(passed="q10")}, "no SNP has PASS or . in its FILTER"),
+    ({"vcf": with_record(calls=["0/0"] * 11 + ["0/1"])}, "no SNP varies in A and B"),
+    ({"vcf": with_record(info="AA=G")}, "no SNP has AA= in INFO: use --folded"),
+    ({"typed": "--project 14 10"}, "at most 12 and 10 have been called"),
+    ({"typed": "--callable_bp 2"}, "--callable_bp 2 are too few"),
+]
+MISTYPED = [  # the exit status is 2
+    ("--project 3 4", "--project takes even numbers, 2 or more"),
+    ("--project 0 4", "--project takes even"),
+    ("--out observed.vcf", "a name that ends in .fs"),
+    ("--out no/where.fs", "in a folder that exists"),
+    ("--mutation_rate -1", "--mutation_rate"),
+    ("--snps 3", "unrecognized arguments: --snps 3"),
+]
+
+
 @pytest.mark.parametrize(
-    ("files", "options", "words"),
-    [
-        ({"list": LIST.replace("i3\tfinch", "i3")}, "", "line 4: 'i3' must be a name, a tab, and"),
-        ({"list": LIST.replace("i3\tfinch", "\tfinch")}, "", "line 4: '\\tfinch' must be"),
-        ({"list": LIST.replace("\t", ",")}, "", "a tab, not a comma"),
-        ({"list": LIST.replace("\t", ", ")}, "", "a tab, not a comma"),
-        ({"list": LIST.encode("utf-16")}, "", "species.txt is not plain text in UTF-8"),
-        ({"list": LIST + "i12\ttit\n"}, "", "'i12' of the list is not in it (#CHROM)"),
-        ({"list": LIST + "i1\ttit\n"}, "", "'i1' is there twice, in lines 2 and 13"),
-        (
-            {"list": LIST.replace("tit", "Tit")},
-            "",
-            "no individual of 'tit'; it lists 'Tit', 'finch'",
-        ),
-        ({"list": "finch\ti1\ntit\ti2\n"}, "", "columns are swapped"),
-        ({"list": VCF}, "", "species.txt is a VCF: first the VCF, then the list"),
-        ({"list": None}, "", "species.txt: No such file"),
-        ({"vcf": None}, "", "birds.vcf: No such file"),
-        ({"vcf": LIST}, "", "birds.vcf is not a VCF: it starts with 'i0\\tfinch'"),
-        ({"vcf": b"BCF\2\2"}, "", "is a BCF: 'bcftools view"),
-        ({"vcf": gzip.compress(b"BCF\2\2")}, "", "is a BCF: 'bcftools view"),
-        ({"vcf": ODD}, "", "'git lfs pull'"),
-        ({"vcf": ""}, "", "birds.vcf is not a VCF"),
-        ({"vcf": GZ[: len(GZ) // 2]}, "", "birds.vcf is damaged or incomplete"),
-        ({"vcf": VCF.replace("#CHROM", "#chrom")}, "", "no #CHROM line"),
-        ({"vcf": VCF.replace("i3", "i 3")}, "", "'i3' of the list is not in it (#CHROM)"),
-        ({"vcf": VCF.replace("i3", "i4")}, "", "'i3' of the list is not in it (#CHROM)"),
-        ({"vcf": VCF[:-9]}, "", "line 3: damaged, or cut off before column 21"),
-        ({"vcf": with_record(keys="DP")}, "", "line 3: there is no GT"),
-        ({"vcf": vcf_text([])}, "", "it has no records"),
-        ({"vcf": with_record(ref="0", alt="1")}, "", "no alleles are nucleotides"),
-        ({"vcf": with_record(passed="q10")}, "", "no SNP has PASS or . in its FILTER"),
-        ({"vcf": with_record(calls=["0/0"] * 11 + ["0/1"])}, "", "no SNP varies in A and B"),
-        ({"vcf": with_record(info="AA=G")}, "", "no SNP has AA= in INFO: use --folded"),
-        ({}, "--project 14 10", "at most 12 and 10 have been called"),
-        ({}, "--callable_bp 2", "--callable_bp 2 are too few"),
-        ({}, "--project 3 4", "--project takes even numbers, 2 or more"),
-        ({}, "--project 0 4", "--project takes even"),
-        ({}, "--out observed.vcf", "a name that ends in .fs"),
-        ({}, "--out no/where.fs", "in a folder that exists"),
-        ({}, "--mutation_rate -1", "--mutation_rate"),
-        ({}, "--snps 3", "unrecognized arguments: --snps 3"),
-    ],
-    ids=lambda value: value if isinstance(value, str) and " " in value else "",
+    ("given", "words", "status"),
+    [*((*row, 1) for row in WRONG), *(({"typed": typed}, words, 2) for typed, words in MISTYPED)],
+    ids=[words for _, words in [*WRONG, *MISTYPED]],
 )
-def test_one_line_tells_what_is_wrong(tmp_path, files, options, words):
-    for name, content in {"vcf": VCF, "list": LIST, **files}.items():
-        path = tmp_path / {"vcf": "birds.vcf", "list": "species.txt"}[name]
+def test_one_line_tells_what_is_wrong(tmp_path, given, words, status):
+    given = {"list": LIST, "vcf": VCF, "typed": ""} | given
+    for name, content in (("species.txt", given["list"]), ("birds.vcf", given["vcf"])):
         if content is not None:
-            path.write_bytes(content if isinstance(content, bytes) else content.encode())
+            content = content if isinstance(content, bytes) else content.encode()
+            (tmp_path / name).write_bytes(content)
     (tmp_path / "observed.fs").write_text("an earlier one")
-    typed = ("--project", 4, 4, *SIZES, *options.split())
+    typed = ("--project", 4, 4, *SIZES, *given["typed"].split())
     done = script(tmp_path, "birds.vcf", "species.txt", "finch", "tit", *typed)
     assert words in done.stderr and done.stderr.startswith("vcf_to_spectrum.py: error: ")
-    assert done.stderr.count("\n") == 1
-    usage = options and words not in ("at most 12 and 10 have been called",)
-    assert done.returncode == (2 if usage and "too few" not in words else 1)
+    assert (done.returncode, done.stderr.count("\n")) == (status, 1)
     assert (tmp_path / "observed.fs").read_text() == "an earlier one"
     assert not list(tmp_path.glob(".*"))
 
 
 def test_other_ends(tmp_path):
-    (tmp_path / "birds.vcf").write_text(VCF)
-    (tmp_path / "species.txt").write_text(LIST)
+    lay(tmp_path, [RECORD])
     words = ("birds.vcf", "species.txt", "finch", "tit", *SIZES, "--project", 4, 4)
     done = script(tmp_path, *("finch" if word == "tit" else word for word in words))
     assert (done.returncode, "A and B are both 'finch'" in done.stderr) == (2, True)
-    site = "import sys; sys.modules['dadi'] = None"
-    (tmp_path / "sitecustomize.py").write_text(site)
-    done = script(tmp_path, *words, PYTHONPATH=str(tmp_path))
-    assert done.stderr == "vcf_to_spectrum.py: error: dadi is not installed: pip install dadi\n"
-    (tmp_path / "sitecustomize.py").write_text("import re; re.search = None")
-    (tmp_path / "species.txt").write_text("i1\n")
-    done = script(tmp_path, *words, PYTHONPATH=str(tmp_path))
-    assert (done.returncode, done.stderr.count("\n")) == (1, 1)
-    assert "unforeseen TypeError" in done.stderr
-    done = script(tmp_path, *words, PYTHONPATH=str(tmp_path), RUNML_TRACEBACK="1")
-    assert done.stderr.startswith("Traceback")
+    for broken, traceback, told in (
+        ("import sys; sys.modules['dadi'] = None", "", "error: dadi is not installed"),
+        ("import dadi; del dadi.Spectrum", "", "unforeseen AttributeError"),
+        ("import dadi; del dadi.Spectrum", "1", "Traceback"),
+    ):
+        (tmp_path / "sitecustomize.py").write_text(broken)
+        done = script(tmp_path, *words, PYTHONPATH=str(tmp_path), RUNML_TRACEBACK=traceback)
+        assert (done.returncode, told in done.stderr) == (1, True), done.stderr
+        assert traceback or done.stderr.count("\n") == 1
 
 
-@pytest.mark.skipif(not PUBLIC.is_dir(), reason="files that are not part of the project")
-@pytest.mark.parametrize(
-    ("vcf", "words"),
-    [
-        ("bad_filter.vcf", "no SNP has PASS or . in its FILTER column"),
-        ("no_aa_info.vcf", "no SNP has AA= in INFO: use --folded"),
-        ("not_nucl.vcf", "no alleles are nucleotides"),
-        ("one_ploidy.vcf", "at most 3 and 3 have been called"),
-    ],
-)
-def test_public_files(tmp_path, vcf, words):
-    names = [f"tsk_{n}\t{'YRI' if n < 3 else 'CEU'}\n" for n in range(6)]
-    (tmp_path / "list.txt").write_text("".join(names))
-    options = (*SIZES, "--project", 4, 4, *["--folded"] * (vcf == "one_ploidy.vcf"))
-    done = script(tmp_path, PUBLIC / vcf, "list.txt", "YRI", "CEU", *options)
-    assert (done.returncode, done.stderr.count("\n")) == (1, 1) and words in done.stderr
-    done = script(tmp_path, PUBLIC / vcf, PUBLIC / "bad.popmap", "YRI", "CEU", *options)
-    assert "'tsk_4' is there twice, in lines 3 and 6" in done.stderr
+# ------------------------------- the example and the guide -------------------------------
+
+GUIDE = (FOLDER / "README.md").read_text(encoding="utf-8")
+COMMAND = r"\brunml (--[^`;\n]*(?:\\\n[^`;\n]*)*)"  # to the end of the line or of the quotation
+COMMANDS = [each.replace("\\\n", " ") for each in re.findall(COMMAND, GUIDE)]
+
+
+@pytest.mark.skipif(not importlib.util.find_spec("stdpopsim"), reason="stdpopsim is not installed")
+def test_orangutans_as_a_file_and_from_their_vcf(tmp_path):
+    words = [sys.executable, str(FOLDER / "orangutans.py"), "--n", "1", "--n_loci", "3", "--vcf"]
+    done = subprocess.run([*words, "--out", str(tmp_path)], capture_output=True)
+    assert (done.returncode, done.stderr) == (0, b"")
+    direct, other = map(runml.read_observed, sorted(tmp_path.glob("*.fs")))
+    assert direct.names == other.names == ("Bornean", "Sumatran")
+    assert 100 < direct.counts.sum() != other.counts.sum() > 100
+    files = ("with_migration_01.vcf", "species.txt", "Bornean", "Sumatran", "--project", 20, 20)
+    done = script(tmp_path, *files, "--callable_bp", 60_000, "--n_loci", 3)
+    assert done.returncode == 0, done.stderr
+    from_vcf = runml.read_observed(tmp_path / "observed.fs")
+    np.testing.assert_allclose(from_vcf.counts, direct.counts, atol=1e-6)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_command_of_the_guide(command):
+    options = runml.parse_options(shlex.split(command.replace("$S", "1")))
+    settings = runml.choose(runml.SimulationSettings, options.typed)
+    if "simulate" in options.commands:
+        runml.check_simulation(settings)
+    assert not {"simulate", "test"} <= set(options.commands), "the test is for when one has chosen"
+
+
+def test_the_spectra_beside_the_guide():
+    found = [runml.read_observed(path) for path in FOLDER.glob("*.fs")]
+    assert [(each.counts.shape, each.names) for each in found] == [
+        ((21, 21), ("Bornean", "Sumatran"))
+    ] * 2
+    assert all(each.counts.sum() > 30_000 for each in found)
+    assert len(COMMANDS) >= 8
