@@ -605,8 +605,8 @@ class Benchmark:
 
     def part_architecture(self):
         test, n_reps = self.test_sets(EASY), self.n(5_000)
-        given = {what: [] for what in ("no convolution", *USUAL_CNN)}
-        given["ours"] = ask(self.of_seeds(SEEDS[:3], EASY, n_reps), test.sfs)
+        given = {"ours": ask(self.of_seeds(SEEDS[:3], EASY, n_reps), test.sfs)}
+        given |= {what: [] for what in ("no convolution", *USUAL_CNN)}
         for seed in SEEDS[:3]:
             dataset = runml.load_dataset(self.simulated(replace(EASY, seed=seed), n_reps))
             training, sfs, labels = runml.TrainingSettings(seed=seed), dataset.sfs, dataset.labels
