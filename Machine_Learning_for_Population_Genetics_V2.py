@@ -50,7 +50,6 @@ if STANDALONE:
 import argparse
 import contextlib
 import csv
-import difflib
 import functools
 import gzip
 import hashlib
@@ -61,11 +60,10 @@ import logging
 import math
 import mmap
 import multiprocessing
-import multiprocessing.resource_tracker
 import platform
 import re
 import shutil
-import subprocess
+import tempfile
 import textwrap
 import threading
 import time
@@ -73,7 +71,7 @@ import traceback
 import warnings
 import zipfile
 from collections import ChainMap, deque
-from concurrent.futures import CancelledError, ProcessPoolExecutor, wait
+from concurrent.futures import CancelledError, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field, fields, replace
 from importlib.metadata import version
@@ -128,32 +126,20 @@ def option(default, meaning, low=None, high=None, exclude=None):
 class SimulationSettings:
     """What is simulated. Times are in generations, sizes in diploid individuals."""
 
-    sample_size: PerSpecies = option(
-        PerSpecies(10, 10), "diploid individuals per species: one number, or A and B", 1, 250
-    )
+    sample_size: PerSpecies = option(PerSpecies(10, 10), "diploid individuals per species", 1, 250)
     sequence_length: int = option(100_000, "base pairs of one locus", 1, 1e9)
     n_loci: int = option(1, "independent loci, whose spectra are added up", 1, 1e6)
     mutation_rate: Prior = option(Prior(1e-7, 1e-7), "per bp per generation", 0, 0.01, exclude=0)
     recombination_rate: Prior = option(Prior(1e-8, 1e-8), "per bp per generation", 0, 0.5)
-    tdiv_prior: Prior = option(
-        Prior(50_000, 500_000), "divergence time, generations", 0, 1e9, exclude=0
-    )
-    ne_prior: Prior = option(
-        Prior(10_000, 100_000), "size of the ancestor, of A and of B, diploid individuals", 1, 1e9
-    )
+    tdiv_prior: Prior = option(Prior(5e4, 5e5), "divergence time, generations", 0, 1e9, exclude=0)
+    ne_prior: Prior = option(Prior(1e4, 1e5), "diploid individuals in ancestor, A, B", 1, 1e9)
     size_change_prior: Prior = option(
-        Prior(1, 1),
-        "factor by which the ancestor, A and B each changed in size once",
-        0,
-        1000,
-        exclude=0,
+        Prior(1, 1), "factor by which each of them changed in size once", 0, 1000, exclude=0
     )
     migration_prior: Prior = option(
-        Prior(1e-6, 1e-4), "migrants from the other species, as a proportion per generation", 0, 1
+        Prior(1e-6, 1e-4), "proportion of migrants, per generation", 0, 1
     )
-    gene_flow_start: Prior = option(
-        Prior(0.5, 0.5), "onset of gene flow, as a proportion of the time since divergence", 0, 1
-    )
+    gene_flow_start: Prior = option(Prior(0.5, 0.5), "its onset, in divergence times", 0, 1)
     gene_flow_stop: Prior = option(Prior(0, 0), "its end, likewise; 0 is today", 0, 1)
     asymmetric: bool = option(False, "draw migration from A to B and from B to A independently")
     seed: int = option(1234, "one number fixes every result", 0, 2**32 - 1)
@@ -253,11 +239,9 @@ def demographic_model(parameters):
         size, factor = parameters[f"size_{name}"], parameters[f"size_change_{name}"]
         demography.add_population(name=population, initial_size=size * factor)
         if factor != 1:
-            demography.add_population_parameters_change(
-                time=parameters[f"size_change_time_{name}"],
-                population=population,
-                initial_size=size,
-            )
+            change = {"population": population, "initial_size": size}
+            when = parameters[f"size_change_time_{name}"]
+            demography.add_population_parameters_change(when, **change)
     # Time runs backwards from today. A lineage of B that is traced back to A came from there.
     for source, dest, rate in (("B", "A", "migration_a_to_b"), ("A", "B", "migration_b_to_a")):
         demography.add_migration_rate_change(
@@ -300,15 +284,11 @@ def simulate_sfs(settings, parameters, rng):
         random_seed=rng.integers(1, 2**32),
         record_provenance=False,
     )
-    branch_area = sum(
-        trees.allele_frequency_spectrum(
-            [trees.samples(population=0), trees.samples(population=1)],  # A and B
-            mode="branch",
-            polarised=True,
-            span_normalise=False,
-        )
-        for trees in loci
-    )
+    style = {"mode": "branch", "polarised": True, "span_normalise": False}
+    branch_area = 0
+    for trees in loci:
+        of_a_and_b = [trees.samples(population=0), trees.samples(population=1)]
+        branch_area += trees.allele_frequency_spectrum(of_a_and_b, **style)
     mutations = rng.poisson(parameters["mutation_rate"] * branch_area)
     return add_recurrent_mutations(mutations, settings.n_sites, rng).astype(np.int32)
 
@@ -553,28 +533,28 @@ def train_network(model, inputs, labels, split, settings, log_path=None):
     """
     keras = start_keras()
     training, validation = split
-    shuffle_seed = int(random_stream(settings.seed, WEIGHTS).integers(2**31))
     augmented = augment(inputs[training], labels[training])
-    batches = mini_batches(*augmented, settings.batch_size, shuffle_seed)
+    n_steps = math.ceil(len(augmented[0]) / settings.batch_size)
     swapped = " and as many with A and B swapped" if len(augmented[0]) > len(training) else ""
     print(f"Training on {len(training):,} spectra{swapped}, validating on {len(validation):,}.")
-    learner, momentum = learning_part(model), 1 - 1 / len(batches)
+    learner, momentum = learning_part(model), 1 - 1 / n_steps
     learner.compile(
         # What is validated and kept is an exponential moving average of the weights over about the
         # last epoch: it has less noise than the weights after the last step.
         keras.optimizers.Adam(settings.learning_rate, use_ema=True, ema_momentum=momentum),
         loss="sparse_categorical_crossentropy",
         metrics=["accuracy"],
-        steps_per_execution=min(STEPS_AT_ONCE, len(batches)),
+        steps_per_execution=min(STEPS_AT_ONCE, n_steps),
     )
     callbacks = [keras.callbacks.SwapEMAWeights(), epoch_lines()]
     if log_path:
         callbacks.append(keras.callbacks.CSVLogger(log_path))
     history = learner.fit(
-        batches,
+        *augmented,
+        batch_size=settings.batch_size,
         epochs=settings.epochs,
-        validation_data=mini_batches(inputs[validation], labels[validation], batch_size=1000),
-        shuffle=False,  # the mini-batches are shuffled already
+        validation_data=(inputs[validation], labels[validation]),
+        validation_batch_size=1000,
         callbacks=callbacks,
         verbose=0,
     )
@@ -591,11 +571,6 @@ def predict_probabilities(model, sfs):
     return np.concatenate([model.predict_on_batch(piece) for piece in pieces(sfs)]).astype(float)
 
 
-def is_told(probabilities):
-    """Whether a verdict is told, shape (N,), or the probabilities, shape (N, 2), are undecided."""
-    return probabilities.min(axis=-1) < MAX_ERROR
-
-
 def evaluate(probabilities, labels):
     """How well a classifier does on spectra that it has never met.
 
@@ -610,7 +585,7 @@ def evaluate(probabilities, labels):
     """
     from sklearn import metrics
 
-    predicted, told = probabilities.argmax(axis=1), is_told(probabilities)
+    predicted, told = probabilities.argmax(axis=1), probabilities.min(axis=1) < MAX_ERROR
     # Rows that come from float32 sum to 1 not exactly enough.
     probabilities = probabilities / probabilities.sum(axis=1, keepdims=True)
     n_right = int((predicted == labels).sum())
@@ -638,7 +613,7 @@ def simulate(folder, specification, run):
     start = time.perf_counter()
     print(f"Simulating {specification.n_reps:,} replicates of each model.")
     print_wrapped(format_size(specification.settings))
-    with new_files(folder, "simulated", specification.fingerprint) as staging:
+    with new_files(folder, "simulated", fingerprint(specification.as_saved())) as staging:
         simulate_dataset(specification, TRAINING_SET, staging, "simulated", run)
     seconds = time.perf_counter() - start
     print(f"{2 * specification.n_reps:,} joint SFS saved in {folder} after {seconds:.0f} s.")
@@ -662,14 +637,13 @@ def train(folder, settings, runs, dataset=None):
         log_path = staging / "training_history.csv"
         history = train_network(model, inputs, dataset.labels, split, settings, log_path)
         if not math.isfinite(history["val_loss"][-1]):
-            raise UserError(
-                f"--learning_rate {settings.learning_rate:g}: too large, the loss overflows."
-            )
+            rate = f"--learning_rate {settings.learning_rate:g}"
+            raise UserError(f"{rate}: too large, the loss overflows.")
         table = make_reference_table(dataset, inputs, split, model, settings.folded)
         network = Network(model, settings, dataset.specification, dataset.checksums, table)
         save_network(staging / MODEL, network)
         seconds = time.perf_counter() - start
-        runs = [*runs, row_of_run(network, history, seconds)]
+        runs.append(row_of_run(network, history, seconds))
         save_table(staging / "experiments.csv", runs)
     accuracy, loss = history["val_accuracy"][-1], history["val_loss"][-1]
     print(f"Validation accuracy {accuracy:.4f}, loss {loss:.4f}.")
@@ -695,16 +669,17 @@ def test(folder, specification, tests, run, network=None):
         simulate_dataset(specification, TEST_SET, staging, name, run)
         dataset = load_dataset(staging, name)
         probabilities = predict_probabilities(network.model, dataset.sfs)
-        results = evaluate(probabilities, dataset.labels)
-        results |= {"recognised_by_migration_rate": power_by_migration(dataset, probabilities)}
-        results |= {"baselines": baseline_accuracies(network, dataset)}
-        results |= {"seed": specification.settings.seed, "test_set": specification.test_set}
-        results |= {"model": network.fingerprint}
+        results = evaluate(probabilities, dataset.labels) | {
+            "recognised_by_migration_rate": power_by_migration(dataset, probabilities),
+            "baselines": baseline_accuracies(network, dataset),
+            "seed": specification.settings.seed,
+            "test_set": specification.test_set,
+            "model": network.fingerprint,
+        }
         (staging / f"{name}_results.json").write_text(json.dumps(results, indent=2) + "\n")
         row = {column: results[column] for column in TEST_COLUMNS}
         save_table(staging / f"{name}_log.csv", [*tests, row])
-    print_test(results)
-    print_reuse(met_before | {network.fingerprint})
+    print_test(results, len(met_before | {network.fingerprint}))
     report = folder / f"{name}_report.png"
     save_picture(report, draw_test, results, probabilities, dataset, network)
     if name == "test":
@@ -731,23 +706,12 @@ def add_recurrent_mutations(mutations, n_sites, rng):
     the older allele for it, or, one time in three, mutate back. The rest stay as they are, but that
     one time in three the rarer one is lost.
 
-    The number that meets would be exact if all sites had the same genealogy; how genealogies differ
-    along the sequence, and which branches lie within which, is not looked at. Beside
-    `msprime.sim_mutations`, at 0.18 mutations a site (the lesson's mean), this makes 1% more SNPs
-    and up to 2% more shared polymorphisms; at 0.5 it makes 4% and 6% more, at 1 it makes 9% and 12%
-    more.
+    `mutations` are counted by their carriers in A and in B, as if each were alone at its site; so
+    are the derived alleles that are returned, several at a site each, as tskit does.
 
-    Parameters
-    ----------
-    mutations : numpy.ndarray of int, shape (2 * n_A + 1, 2 * n_B + 1)
-        How many have how many carriers in A and in B, were each alone at its site.
-    n_sites : int
-    rng : numpy.random.Generator
-
-    Returns
-    -------
-    numpy.ndarray of int, shape (2 * n_A + 1, 2 * n_B + 1)
-        The derived alleles at all sites; several at a site are each counted, as tskit does.
+    That all sites have the same genealogy is taken for granted. Beside `msprime.sim_mutations`, at
+    0.18 mutations a site (the lesson's mean), this makes 1% more SNPs and up to 2% more shared
+    polymorphisms; at 0.5 it makes 4% and 6% more, at 1 it makes 9% and 12% more.
     """
     per_site = mutations.sum() / n_sites
     n_meetings = rng.poisson(n_sites * (per_site + np.expm1(-per_site)))
@@ -772,27 +736,6 @@ def add_recurrent_mutations(mutations, n_sites, rng):
     return sfs.reshape(mutations.shape) * snp_mask(mutations.shape).astype(int)
 
 
-def mini_batches(inputs, labels, batch_size, shuffle_seed=None):
-    """Inputs and labels, batch by batch, as a `tensorflow.data.Dataset`.
-
-    With a `shuffle_seed`, each epoch comes in another order, which follows from it.
-    """
-    import tensorflow as tf
-
-    # While tf.data tunes itself, it may sleep through half a second at the end of an epoch.
-    untuned = tf.data.Options()
-    untuned.autotune.enabled = False
-    inputs, labels = tf.constant(inputs), tf.constant(labels)
-    rows = tf.data.Dataset.range(len(labels))
-    if shuffle_seed is not None:
-        rows = rows.shuffle(len(labels), seed=shuffle_seed)
-
-    def look_up(batch):
-        return tf.gather(inputs, batch), tf.gather(labels, batch)
-
-    return rows.batch(batch_size).map(look_up).with_options(untuned)
-
-
 def wilson_interval(n_right, n):
     """The 95% interval of a proportion of `n_right` out of `n` (Wilson 1927)."""
     from scipy.stats import binomtest
@@ -801,12 +744,16 @@ def wilson_interval(n_right, n):
     return [float(interval.low), float(interval.high)]
 
 
+def mean_migration(parameters):
+    """The migration rate, the mean of both ways."""
+    return (parameters["migration_a_to_b"] + parameters["migration_b_to_a"]) / 2
+
+
 def power_by_migration(dataset, probabilities, n_bins=5):
     """How much gene flow is recognised (the power), from few migrants to many.
 
-    From a `Dataset` and what a network gives it, shape (N, 2). Returns a dictionary for each of
-    some bins of equally many replicates: `lowest` and `highest` migration rate, `recognised`, and
-    of `n`.
+    From a `Dataset` and what a network gives it, shape (N, 2): a dictionary for each of some bins
+    of equally many replicates.
     """
     rows = dataset.labels == 1
     rates = mean_migration(dataset.parameters[rows])
@@ -817,13 +764,7 @@ def power_by_migration(dataset, probabilities, n_bins=5):
     return bins
 
 
-def mean_migration(parameters):
-    """The migration rate, the mean of both ways."""
-    return (parameters["migration_a_to_b"] + parameters["migration_b_to_a"]) / 2
-
-
-# What one would look at without a network: unit, format, and where to look if a spectrum's is
-# unlike that of all simulations.
+# What one would look at without a network: its unit, its format, and what it depends on.
 SCALE = "--mutation_rate, --sequence_length, --n_loci and missing genotypes"
 DIVERSITY = f"--ne_prior, {SCALE}"
 HISTORY = "--tdiv_prior, --ne_prior, --migration_prior and when gene flow took place"
@@ -837,7 +778,7 @@ SUMMARIES = {
     "private to A": (", proportion", ".3f", HISTORY),
     "private to B": (", proportion", ".3f", HISTORY),
     "fixed differences": (", proportion", ".3f", HISTORY),
-    "singletons per doubleton": ("", ".2f", "low coverage, filters on frequency, changes of size"),
+    "singletons per doubleton": ("", ".2f", "coverage, filters on frequency, changes of size"),
     "derived allele major": (", proportion", ".3f", ANCESTRY),
     "F_ST": ("", ".3f", HISTORY),
 }
@@ -853,8 +794,7 @@ def summarise(sfs, folded=False):
     """The summaries of joint SFS, shape (N, n_A + 1, n_B + 1, 1): records, shape (N,).
 
     Pi and d_XY, the mean numbers of differences between two chromosomes of one species and of each,
-    are sums over the sequence; F_ST is Hudson's, 1 - mean(pi) / d_XY (Hudson, Slatkin and Maddison
-    1992, as in Bhatia et al. 2013).
+    are sums over the sequence; F_ST is Hudson's, 1 - mean(pi) / d_XY (Bhatia et al. 2013).
     """
     n_a, n_b = sfs.shape[1] - 1, sfs.shape[2] - 1
     a, b = np.ogrid[: n_a + 1, : n_b + 1]
@@ -895,42 +835,39 @@ def flat(inputs):
     return inputs.reshape(len(inputs), -1)
 
 
-def fit_logistic_regression(training, validation):
+def fit_logistic_regression(table):
     """A logistic regression on what the network has: its input, with data augmentation.
 
-    From two parts of a `ReferenceTable`; the second chooses the strength of the penalty.
+    The validation part of a reference table chooses the strength of the penalty.
     """
     from sklearn.linear_model import LogisticRegression
     from sklearn.metrics import log_loss
 
-    inputs, labels = augment(training.inputs, training.labels)
+    training, validation = parts(table)
+    inputs, labels = augment(training["inputs"], training["labels"])
 
-    def validation_loss(fit):
-        return log_loss(
-            validation.labels, fit.predict_proba(flat(validation.inputs)), labels=[0, 1]
-        )
+    def loss(fit):
+        return log_loss(validation["labels"], fit.predict_proba(flat(validation["inputs"])))
 
     fits = [LogisticRegression(C=c, solver="newton-cg") for c in INVERSE_REGULARISATION]
-    return min([fit.fit(flat(inputs), labels) for fit in fits], key=validation_loss)
+    return min([fit.fit(flat(inputs), labels) for fit in fits], key=loss)
 
 
 def baseline_accuracies(network, dataset):
-    """The accuracies on a dataset, by name, of classifiers that are no networks.
+    """The accuracies on a dataset of classifiers that are no networks, by name.
 
     They learn from the network's reference table: a threshold on each summary in `THRESHOLDS` (a
     decision tree of depth one), and a logistic regression.
     """
     from sklearn.tree import DecisionTreeClassifier
 
-    (training, validation), folded = network.table.parts(), network.settings.folded
+    training, folded = parts(network.table)[0], network.settings.folded
     summaries, accuracies = summarise(dataset.sfs, folded), {}
     for name in THRESHOLDS:
-        tree = DecisionTreeClassifier(max_depth=1)
-        tree.fit(training.summaries[name][:, np.newaxis], training.labels)
-        accuracies[f"threshold on {name}"] = tree.score(
-            summaries[name][:, np.newaxis], dataset.labels
-        )
-    regression = fit_logistic_regression(training, validation)
+        known, new = (each[name][:, np.newaxis] for each in (training["summaries"], summaries))
+        tree = DecisionTreeClassifier(max_depth=1).fit(known, training["labels"])
+        accuracies[f"threshold on {name}"] = tree.score(new, dataset.labels)
+    regression = fit_logistic_regression(network.table)
     inputs = flat(network_inputs(dataset.sfs, folded))
     return accuracies | {"logistic regression": regression.score(inputs, dataset.labels)}
 
@@ -943,43 +880,37 @@ def baseline_accuracies(network, dataset):
 MAX_REFERENCES = 10_000  # simulations in a reference table
 
 
-@dataclass(frozen=True)
-class ReferenceTable:
-    """Simulations that a network was trained and validated on: the reference table of ABC."""
-
-    inputs: np.ndarray  # the network's input, float32, shape (N, bins of A, bins of B, 1)
-    summaries: np.ndarray  # of `summary_dtype`, shape (N,)
-    parameters: np.ndarray  # of PARAMETERS, shape (N,); NaN where they are not known
-    labels: np.ndarray  # int32, shape (N,)
-    is_validation: np.ndarray  # bool, shape (N,): whether the network has not learned from it
-    probabilities: np.ndarray  # what the network gives, float64, shape (N, 2)
-
-    def rows(self, rows):
-        """The same of some rows."""
-        return ReferenceTable(*(getattr(self, each.name)[rows] for each in fields(self)))
-
-    def of_model(self, label):
-        """The same of one model."""
-        return self.rows(self.labels == label)
-
-    def parts(self):
-        """The training and the validation part."""
-        return self.rows(~self.is_validation), self.rows(self.is_validation)
+def reference_dtype(input_shape, folded):
+    """The type of a reference table, as ABC calls it: a row for each of some simulations."""
+    columns = [
+        ("inputs", np.float32, input_shape),  # of the network, (bins of A, bins of B, 1)
+        ("summaries", summary_dtype(folded)),
+        ("parameters", PARAMETERS),  # NaN where they are not known
+        ("labels", np.int32),
+        ("is_validation", bool),  # whether the network has not learned from it
+        ("probabilities", float, 2),  # what the network gives
+    ]
+    return np.dtype(columns)
 
 
 def make_reference_table(dataset, inputs, split, model, folded):
-    """The `ReferenceTable` of a network, with as much of the training as of the validation part."""
+    """The reference table of a network, with as much of the training as of the validation part."""
     share = min(1, MAX_REFERENCES / len(inputs))
     kept = [np.linspace(0, len(part) - 1, int(share * len(part)), dtype=int) for part in split]
     rows = np.concatenate([part[evenly] for part, evenly in zip(split, kept, strict=True)])
-    return ReferenceTable(
-        inputs=inputs[rows],
-        summaries=summarise(dataset.sfs, folded)[rows],
-        parameters=dataset.parameters[rows],
-        labels=dataset.labels[rows],
-        is_validation=np.isin(rows, split[1]),
-        probabilities=predict_probabilities(learning_part(model), inputs[rows]),
-    )
+    table = np.empty(len(rows), reference_dtype(inputs.shape[1:], folded))
+    table["inputs"] = inputs[rows]
+    table["summaries"] = summarise(dataset.sfs, folded)[rows]
+    table["parameters"] = dataset.parameters[rows]
+    table["labels"] = dataset.labels[rows]
+    table["is_validation"] = np.isin(rows, split[1])
+    table["probabilities"] = predict_probabilities(learning_part(model), inputs[rows])
+    return table
+
+
+def parts(table):
+    """The training and the validation part of a reference table."""
+    return table[~table["is_validation"]], table[table["is_validation"]]
 
 
 N_COMPONENTS = 8  # principal components of the network's input
@@ -990,7 +921,7 @@ LOG_SUMMARIES = ("SNPs", "pi in A", "pi in B", "d_XY", "shared", "derived allele
 
 
 class ModelFit:
-    """What one model's simulations, a `ReferenceTable` of N, say about other spectra.
+    """What one model's simulations, N rows of a reference table, say about other spectra.
 
     Whether they could have made a spectrum is asked twice. Before inference: how dense are the
     simulations around its features, by a mixture of normal distributions? After inference: has each
@@ -998,6 +929,9 @@ class ModelFit:
     (Fu and Li 1993)? Each simulation is judged by the others in the same way, so p-values are the
     proportions of them that are as extreme. The nearest simulations are those with nearly the same
     estimates of the parameters (semi-automatic ABC, Fearnhead and Prangle 2012).
+
+    Where a method takes `spectra`, it takes their "inputs" and "summaries", in rows of such a table
+    or in a dictionary.
     """
 
     def __init__(self, table):
@@ -1009,18 +943,19 @@ class ModelFit:
         from sklearn.neighbors import NearestNeighbors
         from sklearn.preprocessing import StandardScaler
 
-        self.table, n, n_bins = table, len(table.labels), table.inputs[0].size
+        n, n_bins = len(table), table["inputs"][0].size
+        # The proportion of the model's own spectra that a check is expected to take for outliers.
+        self.table, self.false_alarms = table, max(FALSE_ALARMS, 1 / (n + 1))
         self.components = PCA(min(N_COMPONENTS, 1 + n // 20, n_bins // 3), random_state=0)
-        self.components.fit(flat(table.inputs))
+        self.components.fit(flat(table["inputs"]))
         self.scaler = StandardScaler().fit(self.raw_features(table))
         own, self.rarities = self.features(table), np.empty(n)
-        n_mixture = min(N_MIXTURE, 1 + n // 200)
-        self.density = GaussianMixture(n_mixture, reg_covar=0.1, random_state=0)
+        mixture = GaussianMixture(min(N_MIXTURE, 1 + n // 200), reg_covar=0.1, random_state=0)
         for most, rest in KFold(5, shuffle=True, random_state=0).split(own):
-            self.rarities[rest] = -self.density.fit(own[most]).score_samples(own[rest])
-        self.density.fit(own)
+            self.rarities[rest] = -mixture.fit(own[most]).score_samples(own[rest])
+        self.density = mixture.fit(own)
 
-        parameters = np.column_stack([table.parameters[name] for name in PARAMETERS.names])
+        parameters = np.column_stack([table["parameters"][name] for name in PARAMETERS.names])
         scaled = norm.ppf((rankdata(parameters, axis=0) - 0.5) / n)  # each prior as a normal one
         targets = own if np.isnan(parameters).any() else scaled
         self.axes = RidgeCV(np.logspace(-1, 4, 8)).fit(own, targets)
@@ -1030,16 +965,15 @@ class ModelFit:
         self.misfits = self.misfit(table, self.places, self.nearest_of_own)
 
     def raw_features(self, spectra):
-        """What describes spectra, before it is scaled; they have `inputs` and `summaries`.
+        """What describes spectra, before it is scaled.
 
-        Logarithms of summaries make what is missing stand out: folded spectra have no derived
-        alleles above one half.
+        Logarithms make stand out what is missing, as derived major alleles in folded spectra.
         """
-        inputs = flat(spectra.inputs)
+        inputs, summaries = flat(spectra["inputs"]), spectra["summaries"]
         scores = self.components.transform(inputs)
         residual = inputs - self.components.inverse_transform(scores)
-        names = [name for name in LOG_SUMMARIES if name in spectra.summaries.dtype.names]
-        logs = [np.log(spectra.summaries[name] + 1e-6) for name in names]
+        names = [name for name in LOG_SUMMARIES if name in summaries.dtype.names]
+        logs = [np.log(summaries[name] + 1e-6) for name in names]
         return np.column_stack([scores, np.log((residual**2).sum(axis=1) + 0.01), *logs])
 
     def features(self, spectra):
@@ -1069,19 +1003,19 @@ class ModelFit:
 
     def misfit(self, spectra, places, nearest):
         """The sum of squares of both species' singletons off what is expected, shape (N,)."""
-        own, known = singleton_proportions(spectra.inputs), singleton_proportions(self.table.inputs)
+        own, known = map(singletons, (spectra["inputs"], self.table["inputs"]))
         mean, deviation = self.expected(places, nearest, known)
         return (((own - mean) / np.maximum(deviation, 1e-3)) ** 2).sum(axis=1)
 
     def coverage(self, name):
         """How often a parameter lies within 5% and 95% of the nearest simulations' (validation)."""
-        values = self.table.parameters[name]
+        values = self.table["parameters"][name]
         low, high = np.quantile(values[self.nearest_of_own], [0.05, 0.95], axis=1)
-        return ((low <= values) & (values <= high))[self.table.is_validation].mean()
+        return ((low <= values) & (values <= high))[self.table["is_validation"]].mean()
 
 
-def singleton_proportions(inputs):
-    """Of the SNPs in each species, those that one chromosome alone carries, shape (N, 2)."""
+def singletons(inputs):
+    """Of the SNPs in each species, the proportion that one chromosome alone carries, (N, 2)."""
     counts = inputs[..., 0] ** 2  # the second bin has the count 1 alone
     of_each = [counts.sum(axis=axis)[:, 1:-1] for axis in (2, 1)]
     return np.column_stack([own[:, 0] / np.maximum(own.sum(axis=1), 1) for own in of_each])
@@ -1093,36 +1027,20 @@ def p_values(values, simulated):
     return (1 + at_least) / (1 + len(simulated))
 
 
-def false_alarms(n):
-    """The expected proportion of outliers among a model's own spectra, given n simulations."""
-    return max(FALSE_ALARMS, 1 / (n + 1))
+def has_learned(table, probabilities):
+    """Whether a classifier does better than a coin in validation, by its loss's standard error.
 
-
-def percentile(value, values):
-    """Where a value lies among others; -inf or inf below or above all of them."""
-    if not values.min() <= value <= values.max():
-        return math.copysign(math.inf, value - values.min())
-    return float(100 * ((values < value).mean() + (values == value).mean() / 2))
-
-
-def validation_loss(table):
-    """The cross-entropy of a network on its validation spectra, and its standard error."""
-    validation = table.parts()[1]
-    given = validation.probabilities[np.arange(len(validation.labels)), validation.labels]
-    losses = -np.log(np.maximum(given, 1e-7))
-    return losses.mean(), losses.std() / math.sqrt(len(losses))
-
-
-def has_learned(table):
-    """Whether a network does better than a coin, by the standard error of its validation loss."""
-    loss, error = validation_loss(table)
-    return loss + 2 * error < CHANCE_LOSS
+    `probabilities` are those that it gives to the simulations of a reference table.
+    """
+    rows = table["is_validation"]
+    losses = -np.log(np.maximum(probabilities[rows, table["labels"][rows]], 1e-7))
+    return losses.mean() + 2 * losses.std() / math.sqrt(len(losses)) < CHANCE_LOSS
 
 
 def has_regression_learned(table):
     """The same of a logistic regression on the network's input."""
-    given = fit_logistic_regression(*table.parts()).predict_proba(flat(table.inputs))
-    return has_learned(replace(table, probabilities=given))
+    regression = fit_logistic_regression(table)
+    return has_learned(table, regression.predict_proba(flat(table["inputs"])))
 
 
 # ===================================== 12. Observed spectra =====================================
@@ -1162,7 +1080,7 @@ def read_observed(path):
     A `UserError` if it is none of two populations, each of an even number of chromosomes.
     """
     with naming_file(path, "joint SFS"):
-        with regular(path).open("rb") as file:
+        with found(path).open("rb") as file:
             data = file.read(MAX_SPECTRUM_BYTES + 1)
         if data.startswith(b"\x1f\x8b"):
             with gzip.open(io.BytesIO(data)) as file:
@@ -1178,19 +1096,20 @@ def read_observed(path):
     return observed
 
 
+ALLEL_ADVICE = (
+    "If scikit-allel made it: joint_sfs(..., n1=..., n2=...) with the numbers of chromosomes, and "
+    "never joint_sfs_folded, which folds each species by itself"
+)
+
+
 def check_counts(counts):
     """Refuse what is no joint SFS of two species; the corners, which hold no SNPs, become 0."""
+    chromosomes = " + ".join(str(n - 1) for n in counts.shape)
     if counts.ndim != 2:
-        raise ValueError(
-            f"{counts.ndim} populations in place of two: choose A and B, or sum over the others "
-            "(moments: marginalize)"
-        )
+        raise ValueError(f"{counts.ndim} populations, not two: moments' marginalize sums over some")
     if not of_diploids(counts.shape):
-        n_a, n_b = (n - 1 for n in counts.shape)
-        raise ValueError(
-            f"{n_a} + {n_b} chromosomes, and two an individual are even numbers: project down to "
-            f"these (moments: project). {ALLEL_ADVICE}"
-        )
+        advice = "an individual has two: project down to even numbers (moments: project)"
+        raise ValueError(f"{chromosomes} chromosomes, but {advice}. {ALLEL_ADVICE}")
     counts[0, 0] = counts[-1, -1] = 0
     if bad := (~np.isfinite(counts) | (counts < 0)).sum():
         raise ValueError(f"{bad:,} cells are negative, infinite or NaN: make masked ones 0")
@@ -1200,12 +1119,6 @@ def check_counts(counts):
         raise ValueError("these are proportions, not counts: multiply by the number of SNPs")
     if counts.max() > MAX_SNPS:
         raise ValueError("no genome has so many SNPs")
-
-
-ALLEL_ADVICE = (
-    "If scikit-allel made it: joint_sfs(..., n1=..., n2=...) with the numbers of chromosomes, and "
-    "never joint_sfs_folded, which folds each species by itself"
-)
 
 
 def read_numpy(data, name):
@@ -1245,16 +1158,20 @@ def beyond_half(shape):
     return 2 * sum(np.ogrid[tuple(map(slice, shape))]) > sum(shape) - len(shape)
 
 
+def lines_of(data):
+    """The lines of a text that are not blank."""
+    return [line for line in data.decode("utf-8-sig").splitlines() if line.strip()]
+
+
 def read_dadi(data, name):
     """Text as dadi and moments write it: comments, sizes, data and, perhaps, a mask."""
-    lines = [line for line in data.decode("utf-8-sig").splitlines() if line.strip()]
-    header, *rest = [line for line in lines if not line.lstrip().startswith("#")] or [""]
+    lines = [line for line in lines_of(data) if not line.lstrip().startswith("#")]
+    header, *rest = lines or [""]
     sizes, words = re.match(r"([\d\s]*)(.*)", header[:1000]).groups()
     shape, numbers = [int(word) for word in sizes.split()], np.array(" ".join(rest).split(), float)
-    n_cells = math.prod(shape)
-    n_larger = math.prod(n + 1 for n in shape)
-    if shape and len(numbers) in (n_larger, 2 * n_larger):
-        larger = " ".join(str(n + 1) for n in shape)
+    n_cells, larger = math.prod(shape), [n + 1 for n in shape]
+    if shape and len(numbers) in (math.prod(larger), 2 * math.prod(larger)):
+        larger = " ".join(map(str, larger))
         raise ValueError(f"a size is the number of chromosomes + 1: did you mean {larger}?")
     if not shape or len(numbers) not in (n_cells, 2 * n_cells):
         raise ValueError(f"{len(numbers)} numbers after a first line of {header[:60]!r}")
@@ -1272,33 +1189,25 @@ def read_dadi(data, name):
 
 def read_fastsimcoal(data, name):
     """fastsimcoal2's joint spectrum of two populations; A is the one of the lower number."""
-    (n, *_), *lines = [
-        line.split() for line in data.decode("utf-8-sig").splitlines() if line.strip()
-    ]
+    (n, *_), *lines = [line.split() for line in lines_of(data)]
+    folded, example = "jointMAF" in name, "give its _jointDAFpop1_0.obs"
     if "MSFS" in name or not lines or not lines[0][0].startswith("d"):
-        raise ValueError("fastsimcoal2's SFS of all populations: give its _jointDAFpop1_0.obs")
+        raise ValueError(f"fastsimcoal2's SFS of all populations: {example}")
     if n != "1":
         raise ValueError(f"fastsimcoal2's {n} observations: which one? Give a file of it alone")
-    if {len(line) for line in lines[2:]} != {len(lines[0]) + 1}:
-        raise ValueError("fastsimcoal2's rows should all have a label and as many numbers")
     if "joint" not in name and re.search("_[DM]AFpop", name):
-        raise ValueError("fastsimcoal2's SFS of one population: give its _jointDAFpop1_0.obs")
-    if ("jointDAF" in name) == ("jointMAF" in name):
-        raise ValueError(
-            "fastsimcoal2's joint SFS: its name must have jointDAF in it (derived alleles) or "
-            "jointMAF (minor alleles)"
-        )
-    columns, rows = lines[0], lines[1:]
-    populations = []
+        raise ValueError(f"fastsimcoal2's SFS of one population: {example}")
+    if folded == ("jointDAF" in name):
+        says = "jointDAF (derived alleles) or jointMAF (minor alleles)"
+        raise ValueError(f"fastsimcoal2's joint SFS: its name must say {says}")
+    columns, rows, populations = lines[0], lines[1:], []
     for labels in (columns, [row[0] for row in rows]):
-        population = labels[0].partition("_")[0]
-        if labels != [f"{population}_{count}" for count in range(len(labels))]:
+        populations.append(labels[0].partition("_")[0])
+        if labels != [f"{populations[-1]}_{count}" for count in range(len(labels))]:
             raise ValueError("fastsimcoal2's labels should be d0_0, d0_1, ... and d1_0, d1_1, ...")
-        populations.append(int(population[1:]))
-    counts = np.array([row[1:] for row in rows], float)
-    if populations[0] < populations[1]:
+    counts = np.array([row[1:] for row in rows], float).reshape(len(rows), len(columns))
+    if int(populations[0][1:]) < int(populations[1][1:]):
         counts = counts.T
-    folded = "jointMAF" in name
     if folded and counts[beyond_half(counts.shape)].any():
         raise ValueError("its name says minor alleles (MAF), its numbers that some are major")
     return Observed(counts, folded)
@@ -1306,18 +1215,17 @@ def read_fastsimcoal(data, name):
 
 def refuse_realsfs(data, name):
     """Say what a bare line of numbers lacks."""
-    lines = [line.split() for line in data.splitlines() if line.strip()]
+    lines = lines_of(data)
     if len(lines) > 1:
         raise ValueError(f"it looks like realSFS's, {len(lines)} spectra: keep one line of them")
-    side = math.isqrt(len(lines[0]))
-    sizes = f"{side} {side}" if side**2 == len(lines[0]) else "(n_A + 1) (n_B + 1)"
+    n_cells = len(lines[0].split())
+    side = math.isqrt(n_cells)
+    sizes = f"{side} {side}" if side**2 == n_cells else "(n_A + 1) (n_B + 1)"
     raise ValueError(f"it looks like realSFS's: write a line above the numbers, {sizes} unfolded")
 
 
 # What a file is, by how it begins, and what reads it, or else why it cannot be read.
 FROM_VCF = "of which data/own_species/vcf_to_spectrum.py makes a spectrum"
-LFS_POINTER = b"version https://git-lfs"
-LFS_ADVICE = "it is a Git-LFS pointer in place of the file: git lfs pull fetches that"
 SPECTRUM_KINDS = (
     (rb"\x93NUMPY", read_numpy),
     (rb"PK", "an .npz or another zip archive: save its array with numpy.save"),
@@ -1340,9 +1248,8 @@ VERDICTS = {
     "neither": "neither; the model that the network favours makes no such spectra.",
     "out of range": "none, as the spectrum lies outside what was simulated.",
 }
-MAX_PICTURES = 10
+MAX_SCREENS = 10  # spectra: of more, a line each is printed, and these are drawn
 MIN_DEVIATION = 0.25  # of a bin's root; that of a Poisson count is one half
-MARGIN = 0.01  # of a summary's range: how far beyond it a value counts as outside
 
 
 @dataclass(frozen=True)
@@ -1357,12 +1264,10 @@ class Prediction:
     percentiles: dict  # by summary, where its value lies among the simulations of each model
     outside: list  # the summaries whose values are beyond all simulations
     p_values: list  # under each model, before inference
-    p_after: float  # under the favoured model, after inference
-    nearest: ReferenceTable  # the nearest simulations of the favoured model
-    residual: (
-        np.ndarray
-    )  # of the inputs, (bins of A, bins of B), in these ones' standard deviations
-    n_simulated: int  # simulations of the favoured model in the reference table
+    fit: ModelFit  # of the model that the network favours, as what follows
+    p_after: float  # after inference
+    nearest: np.ndarray  # the nearest simulations, rows of the reference table
+    residual: np.ndarray  # of the input, (bins of A, bins of B), in standard deviations of these
     has_learned: bool  # whether the network does better than a coin
 
     @property
@@ -1379,88 +1284,81 @@ class Prediction:
         """What it would be, had the network given other probabilities."""
         if self.outside:
             return "out of range"
-        if self.p_values[self.favoured] <= false_alarms(self.n_simulated):
+        if self.p_values[self.favoured] <= self.fit.false_alarms:
             return "neither"
-        told = is_told(probabilities) and self.has_learned
-        return MODELS[probabilities.argmax()] if told else "undecided"
+        is_told = probabilities.min() < MAX_ERROR and self.has_learned
+        return MODELS[probabilities.argmax()] if is_told else "undecided"
+
+
+def make_prediction(path, observed, network, fits):
+    """The `Prediction` of one observed spectrum."""
+    from scipy.stats import percentileofscore
+
+    sfs, folded = observed.counts[np.newaxis, ..., np.newaxis], network.settings.folded
+    spectrum = {"inputs": network_inputs(sfs, folded), "summaries": summarise(sfs, folded)}
+    probabilities, table = predict_probabilities(network.model, sfs)[0], network.table
+    fit = fits[probabilities.argmax()]
+    places, nearest = fit.nearest(spectrum)
+    mean, deviation = fit.expected(places, nearest, flat(fit.table["inputs"]))
+    residual = (flat(spectrum["inputs"]) - mean) / np.maximum(deviation, MIN_DEVIATION)
+    percentiles, outside = {}, []
+    for name in spectrum["summaries"].dtype.names:
+        value, of_all = spectrum["summaries"][name][0], table["summaries"][name]
+        of_models = [each.table["summaries"][name] for each in fits]
+        percentiles[name] = [percentileofscore(values, value, "mean") for values in of_models]
+        if not of_all.min() <= value <= of_all.max():
+            outside.append(name)
+    return Prediction(
+        path=path,
+        observed=observed,
+        **spectrum,
+        probabilities=probabilities,
+        percentiles=percentiles,
+        outside=outside,
+        p_values=[each.p_value(spectrum)[0] for each in fits],
+        fit=fit,
+        p_after=p_values(fit.misfit(spectrum, places, nearest), fit.misfits)[0],
+        nearest=fit.table[nearest[0]],
+        residual=residual.reshape(spectrum["inputs"].shape[1:3]),
+        has_learned=has_learned(table, table["probabilities"]),
+    )
 
 
 def predict(folder, spectra, bootstrap, rows, network=None):
     """`runml --predict FILE...`: from the network and observed spectra to verdicts."""
     network = network or load_network(folder / MODEL)
-    fits = [ModelFit(network.table.of_model(label)) for label in range(2)]
+    table = network.table
+    fits = [ModelFit(table[table["labels"] == label]) for label in range(2)]
     predictions, resampled = (
         [make_prediction(path, observed, network, fits) for path, observed in some.items()]
         for some in (spectra, bootstrap)
     )
+    for some, of in ((predictions, ""), (resampled, str(predictions[0].path))):
+        rows += [row_of_prediction(each, network) | {"bootstrap_of": of} for each in some]
     with new_files(folder, "predictions") as staging:
-        rows += [row_of_prediction(each, network) | {"bootstrap_of": ""} for each in predictions]
-        of = {"bootstrap_of": str(predictions[0].path)}
-        rows += [row_of_prediction(each, network) | of for each in resampled]
         save_table(staging / "predictions.csv", rows)
     for prediction in predictions:
-        print_prediction(prediction, network, fits[prediction.favoured])
-        print_ensemble(prediction, network, rows)
+        if len(predictions) > MAX_SCREENS:
+            print_prediction_line(prediction)
+        else:
+            print_prediction(prediction, network)
+            print_ensemble(prediction, network, rows)
     if resampled:
         print_bootstrap(resampled)
-    print_assumptions(network.table)
+    print_assumptions(table, fits)
     print(f"Saved in {folder / 'predictions.csv'}.")
-    names = []
-    for prediction in predictions[:MAX_PICTURES]:
-        ends = itertools.chain([""], (f"_{number}" for number in itertools.count(2)))
-        names.append(next(x for end in ends if (x := prediction.path.stem + end) not in names))
-        picture = folder / f"prediction_{names[-1]}.png"
-        save_picture(picture, draw_prediction, prediction, network)
-    if len(predictions) > MAX_PICTURES:
-        print(f"(Of {len(predictions):,} spectra, the first {MAX_PICTURES} are drawn.)")
-
-
-def make_prediction(path, observed, network, fits):
-    """The `Prediction` of one observed spectrum."""
-    sfs, folded = observed.counts[np.newaxis, ..., np.newaxis], network.settings.folded
-    spectrum = SimpleNamespace(inputs=network_inputs(sfs, folded), summaries=summarise(sfs, folded))
-    probabilities, table = predict_probabilities(network.model, sfs)[0], network.table
-    fit = fits[probabilities.argmax()]
-    places, nearest = fit.nearest(spectrum)
-    mean, deviation = fit.expected(places, nearest, flat(fit.table.inputs))
-    residual = (flat(spectrum.inputs) - mean) / np.maximum(deviation, MIN_DEVIATION)
-    percentiles, outside = {}, []
-    for name in table.summaries.dtype.names:
-        value, all_values = spectrum.summaries[name][0], table.summaries[name]
-        of_models = [each.table.summaries[name] for each in fits]
-        percentiles[name] = [percentile(value, values) for values in of_models]
-        margin = MARGIN * np.ptp(all_values)
-        if not all_values.min() - margin <= value <= all_values.max() + margin:
-            outside.append(name)
-    return Prediction(
-        path=path,
-        observed=observed,
-        inputs=spectrum.inputs,
-        summaries=spectrum.summaries,
-        probabilities=probabilities,
-        percentiles=percentiles,
-        outside=outside,
-        p_values=[each.p_value(spectrum)[0] for each in fits],
-        p_after=p_values(fit.misfit(spectrum, places, nearest), fit.misfits)[0],
-        nearest=fit.table.rows(nearest[0]),
-        residual=residual.reshape(spectrum.inputs.shape[1:3]),
-        n_simulated=len(fit.table.labels),
-        has_learned=has_learned(table),
-    )
+    are_alike = len({prediction.path.stem for prediction in predictions}) < len(predictions)
+    for number, prediction in enumerate(predictions[:MAX_SCREENS], start=1):
+        name = f"{number}_" * are_alike + prediction.path.stem
+        save_picture(folder / f"prediction_{name}.png", draw_prediction, prediction, network)
+    if len(predictions) > MAX_SCREENS:
+        print(f"(Of {len(predictions):,} spectra, the first {MAX_SCREENS} are drawn.)")
 
 
 # ========================================= 13. Files =========================================
 
 MODEL = "trained_model.keras"
-DATASET = ["sfs.npy", "responses.npy", "parameters.npy", "settings.json"]  # behind a dataset's name
-TEST = [*DATASET, "results.json", "log.csv"]
-FILE_SETS = {  # the files that appear together
-    "simulated": [f"simulated_{part}" for part in DATASET],
-    "trained": [MODEL, "training_history.csv", "experiments.csv"],
-    "test": [f"test_{part}" for part in TEST],
-    "test_elsewhere": [f"test_elsewhere_{part}" for part in TEST],
-    "predictions": ["predictions.csv"],
-}
+DATASET = ("sfs.npy", "responses.npy", "parameters.npy", "settings.json")  # behind a dataset's name
 
 
 @contextlib.contextmanager
@@ -1470,19 +1368,14 @@ def only_command_in(folder):
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / ".lock").open("a") as lock:  # for as long as the process lives
         try:
-            if os.name == "nt":
-                import msvcrt
+            import fcntl
 
-                msvcrt.locking(lock.fileno(), msvcrt.LK_NBLCK, 1)
-            else:
-                import fcntl
-
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except (BlockingIOError, PermissionError):
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
             advice = "wait for it, or use another --data_dir"
             raise UserError(f"another command is at work in {folder}: {advice}") from None
-        except OSError:
-            print(f"({folder} is on a file system without locks: one command at a time, please.)")
+        except (ImportError, OSError):
+            print(f"({folder} is on a system without locks: one command at a time, please.)")
         try:
             finish_moves(folder)
             yield
@@ -1496,24 +1389,18 @@ def new_files(folder, name, unfinished=""):
     """A hidden folder whose files appear in `folder` when the block ends: all together, or none.
 
     The step that counts is to rename the complete set: the next command would finish the moves.
-    `name` is one of the `FILE_SETS`; `unfinished` a fingerprint under which half a set is kept for
-    later.
+    `unfinished` is a fingerprint under which half a set is kept for later.
     """
-    for file in FILE_SETS[name]:
-        if (folder / file).is_dir():
-            raise UserError(f"{folder / file} is a folder: move it out of the way")
     partial = folder / f".{name}-{unfinished}.partial"
     for other in folder.glob(f".{name}-*.partial"):
         if other != partial or not unfinished:
             shutil.rmtree(other)
     partial.mkdir(exist_ok=True)
-    try:
-        yield partial
-    except BaseException:
-        if not unfinished:
-            shutil.rmtree(partial, ignore_errors=True)
-        raise
+    yield partial
     for path in partial.iterdir():
+        if (folder / path.name).is_dir():
+            shutil.rmtree(partial)
+            raise UserError(f"{folder / path.name} is a folder: move it out of the way")
         with path.open("rb+") as file:
             os.fsync(file.fileno())
     partial.rename(folder / f".{name}.complete")
@@ -1522,23 +1409,20 @@ def new_files(folder, name, unfinished=""):
 
 def finish_moves(folder):
     """Move the files of complete sets to where they belong."""
-    for name, files in FILE_SETS.items():
-        complete = folder / f".{name}.complete"
-        for path in complete.glob("*"):
-            if path.name in files:
-                path.replace(folder / path.name)
-        shutil.rmtree(complete, ignore_errors=True)
+    for complete in folder.glob(".*.complete"):
+        for path in complete.iterdir():
+            path.replace(folder / path.name)
+        complete.rmdir()
 
 
-def regular(path, advice=""):
-    """A path, if a regular file is there, and the file itself, not a pointer to it."""
+def found(path, advice=""):
+    """A path, if a file is there, and the file itself, not a pointer to it."""
     if not path.exists():
         raise UserError(f"{path} is missing in {Path.cwd() / path.parent}{advice}")
-    if not path.is_file():
-        raise UserError(f"{path} is no regular file")
-    with path.open("rb") as file:
-        if file.read(len(LFS_POINTER)) == LFS_POINTER:
-            raise UserError(f"{path}: {LFS_ADVICE}")
+    with naming_file(path, "file"), path.open("rb") as file:
+        if file.read(30).startswith(b"version https://git-lfs"):
+            advice = "it is a Git-LFS pointer in place of the file: git lfs pull fetches that"
+            raise UserError(f"{path}: {advice}")
     return path
 
 
@@ -1568,13 +1452,10 @@ def fingerprint(data):
 def load_json(path):
     """Read a dictionary."""
     with naming_file(path, "file of settings"):
-        content = json.loads(regular(path).read_text(encoding="utf-8-sig"))
-        if not isinstance(content, dict):
-            raise ValueError("it holds no names with values")
-    return content
+        return dict(json.loads(found(path).read_text(encoding="utf-8-sig")))
 
 
-def load_table(path, numbers, texts=()):
+def load_table(path, numbers):
     """The rows of a CSV file, dictionaries of text by column; none if there is no file.
 
     A user may add columns, which are kept. A `UserError` if it is no table, or if `numbers`, some
@@ -1584,10 +1465,9 @@ def load_table(path, numbers, texts=()):
         return []
     csv.field_size_limit(10**7)  # a training of very many epochs has long curves
     with naming_file(path, "table of this script", ": move it away"):
-        lines = regular(path).read_text(encoding="utf-8-sig")  # Excel puts a mark at the beginning
+        lines = found(path).read_text(encoding="utf-8-sig")  # Excel puts a mark at the beginning
         rows = list(csv.DictReader(io.StringIO(lines, newline=""), strict=True))
         for row in rows:
-            row.update({name: row[name] for name in texts})
             values = [float(word) for name in numbers for word in row[name].split() or [""]]
             if None in row or None in row.values() or not np.isfinite(values).all():
                 raise ValueError("cells too many or too few, or no numbers")
@@ -1604,19 +1484,20 @@ def save_table(path, rows):
 
 
 def words_of(value):
-    """A setting's value as one would type it: a list of words, or the only one."""
+    """A setting's value as the list of words that one would type."""
     if isinstance(value, PerSpecies):
         return [value.a, value.b]
     if isinstance(value, Prior) and value.low == value.high:
-        return value.low
+        return [value.low]
     if isinstance(value, Prior):
         return [value.low, value.high, *(["log"] if value.scale == "log" else [])]
-    return value
+    return [value]
 
 
 def as_saved(settings):
-    """Settings as a file holds them."""
-    return {each.name: words_of(getattr(settings, each.name)) for each in fields(settings)}
+    """Settings as a file holds them: lists of words, or the only one."""
+    words = {each.name: words_of(getattr(settings, each.name)) for each in fields(settings)}
+    return {name: value if len(value) > 1 else value[0] for name, value in words.items()}
 
 
 def saved_settings(kind, saved, path):
@@ -1624,15 +1505,8 @@ def saved_settings(kind, saved, path):
 
     One that is missing is younger than the file, and was as its default is.
     """
-    values = {}
-    for setting in [each for each in fields(kind) if each.name in saved]:
-        words = saved[setting.name]
-        try:
-            words = words if isinstance(words, list) else [words]
-            values[setting.name] = convert(setting, words)
-        except argparse.ArgumentTypeError as error:
-            raise UserError(f"{path}: {setting.name} {error}") from None
-    return kind(**values)
+    words = {each.name: saved[each.name] for each in fields(kind) if each.name in saved}
+    return kind(**converted(words, f"{path}: "))
 
 
 @dataclass(frozen=True)
@@ -1641,20 +1515,15 @@ class DatasetSpecification:
 
     settings: SimulationSettings
     n_reps: int
-    versions: dict
+    versions: dict = field(default_factory=lambda: simulation_versions())
 
     def as_saved(self):
         """As a file holds it."""
         return as_saved(self.settings) | {"n_reps": self.n_reps, "versions": self.versions}
 
     @property
-    def fingerprint(self):
-        """Twelve digits that tell it from others."""
-        return fingerprint(self.as_saved())
-
-    @property
     def test_set(self):
-        """The same of its settings alone: more replicates are the same test set, longer."""
+        """Twelve digits of its settings alone: more replicates are the same test set, longer."""
         return fingerprint(as_saved(self.settings))
 
 
@@ -1706,13 +1575,12 @@ def is_whole(path):
 def save_dataset(blocks, specification, folder, name):
     """Put the blocks of a dataset together to its files, and remove them."""
     paths = [folder / f"{name}_{part}" for part in DATASET]
-    for path in paths[:3]:
-        array = path.stem.removeprefix(f"{name}_")
+    for path, part in zip(paths[:3], DATASET, strict=False):
         with path.open("wb") as file:
-            for number, block in enumerate(blocks):
+            for block in blocks:
                 with np.load(block) as arrays:
-                    rows = arrays[array]
-                if number == 0:
+                    rows = arrays[part.removesuffix(".npy")]
+                if not file.tell():
                     header = np.lib.format.header_data_from_array_1_0(rows)
                     header["shape"] = (2 * specification.n_reps, *rows.shape[1:])
                     np.lib.format.write_array_header_1_0(file, header)
@@ -1734,7 +1602,7 @@ def checksums(paths):
 
 def load_array(path):
     """An array, memory-mapped where that can be; a pickle is refused, not run."""
-    regular(path, ": run runml --simulate first")
+    found(path, ": run runml --simulate first")
     with naming_file(path, "array of numbers"):
         try:
             return np.lib.format.open_memmap(path, mode="r")
@@ -1745,30 +1613,26 @@ def load_array(path):
 
 def load_dataset(folder, name="simulated"):
     """The `Dataset` in a folder, checked; a `UserError` if nothing can be learned from it."""
-    sfs_path, labels_path, parameters_path, settings_path = (
-        folder / f"{name}_{x}" for x in DATASET
-    )
-    sfs, labels, specification = load_array(sfs_path), load_array(labels_path), None
-    wanted = "(N, 2 * n_A + 1, 2 * n_B + 1, 1)"
+    paths = [folder / f"{name}_{part}" for part in DATASET]
+    (sfs, labels), specification = map(load_array, paths[:2]), None
     if sfs.dtype.kind not in "iuf" or sfs.shape[3:] != (1,) or not of_diploids(sfs.shape[1:3]):
-        raise UserError(f"{sfs_path}: {sfs.dtype} of shape {sfs.shape}, not counts {wanted}")
+        wanted = "counts (N, 2 * n_A + 1, 2 * n_B + 1, 1)"
+        raise UserError(f"{paths[0]}: {sfs.dtype} of shape {sfs.shape}, not {wanted}")
     if not all(((counts >= 0) & (counts < MAX_SNPS)).all() for counts in pieces(sfs)):
-        raise UserError(f"{sfs_path}: some counts are negative, no numbers, or above a genome's")
-    is_number = labels.dtype.kind in "biuf"
-    if not is_number or labels.shape != sfs.shape[:1] or not np.isin(labels, (0, 1)).all():
-        raise UserError(f"{labels_path}: not a label for each of {len(sfs)} spectra, 0 or 1")
-    parameters = np.full(len(sfs), np.nan, PARAMETERS)
-    if parameters_path.exists():
-        saved = load_array(parameters_path)
+        raise UserError(f"{paths[0]}: some counts are negative, no numbers, or above a genome's")
+    if labels.shape != sfs.shape[:1] or not np.isin(labels, (0, 1)).all():
+        raise UserError(f"{paths[1]}: not a label for each of {len(sfs)} spectra, 0 or 1")
+    parameters, sums = np.full(len(sfs), np.nan, PARAMETERS), checksums(paths[:2])
+    if paths[2].exists():
+        saved = load_array(paths[2])
         if saved.dtype == PARAMETERS and saved.shape == labels.shape:
             parameters = np.array(saved)
-    sums = checksums([sfs_path, labels_path])
-    if settings_path.exists():
-        saved = load_json(settings_path)
+    if paths[3].exists():
+        saved = load_json(paths[3])
         if saved.get("sha256") == sums:
-            specification = saved_specification(saved, settings_path)
+            specification = saved_specification(saved, paths[3])
         else:
-            print_wrapped(f"{settings_path} is of other arrays: how these were made is not known.")
+            print_wrapped(f"{paths[3]} is of other arrays: how these were made is not known.")
     return Dataset(sfs, labels.astype(np.int32), parameters, sums, specification)
 
 
@@ -1789,7 +1653,7 @@ class Network:
     settings: TrainingSettings  # how it was trained
     specification: DatasetSpecification | None  # how its spectra were simulated, if that is known
     checksums: dict  # of the arrays that it was trained on
-    table: ReferenceTable
+    table: np.ndarray  # of `reference_dtype`
 
     @property
     def fingerprint(self):
@@ -1811,11 +1675,11 @@ def save_network(path, network):
         "training": as_saved(network.settings),
         "simulations": network.specification and network.specification.as_saved(),
         "checksums": network.checksums,
-        "versions": versions("keras", "tensorflow", "scikit-learn"),
+        "versions": {name: version(name) for name in ("keras", "tensorflow", "scikit-learn")},
     }
-    arrays = {"notes": np.frombuffer(json.dumps(notes).encode(), np.uint8)}
-    arrays |= {f"weights_{number}": array for number, array in enumerate(model.get_weights())}
-    arrays |= {each.name: getattr(network.table, each.name) for each in fields(ReferenceTable)}
+    arrays = {f"weights_{number}": array for number, array in enumerate(model.get_weights())}
+    arrays |= {"notes": np.frombuffer(json.dumps(notes).encode(), np.uint8)}
+    arrays |= {"reference_table": network.table}
     with zipfile.ZipFile(path, "a", zipfile.ZIP_STORED) as archive:
         for name, array in arrays.items():
             with archive.open(f"{OWN_MEMBERS}{name}.npy", "w") as member:
@@ -1823,7 +1687,7 @@ def save_network(path, network):
 
 
 def read_array(archive, name, dtype, *shape):
-    """A member's array, if it is of this type and shape, where None stands for any length.
+    """A member's array, if it is of this type and shape, by default of any length.
 
     It must be stored as it is, so that nothing unpacks to more than the file holds.
     """
@@ -1831,55 +1695,40 @@ def read_array(archive, name, dtype, *shape):
     if member.compress_type != zipfile.ZIP_STORED:
         raise ValueError(f"{name} is compressed")
     with archive.open(member) as file:
-        if np.lib.format.read_magic(file) != (1, 0):
-            raise ValueError(f"{name} is of another version")
+        np.lib.format.read_magic(file)
         own, is_fortran, own_dtype = np.lib.format.read_array_header_1_0(file)
-        shape = tuple(n or own[0] for n in shape) if len(own) == len(shape) else shape
-        if (own, is_fortran, own_dtype) != (shape, False, dtype) or math.prod(own) > MAX_MODEL:
+        wanted = shape or own[:1]
+        if (own, is_fortran, own_dtype) != (wanted, False, dtype) or math.prod(own) > MAX_MODEL:
             raise ValueError(f"{name} is {own_dtype} of shape {own}")
-        data = file.read(math.prod(own) * own_dtype.itemsize)
-    return np.frombuffer(data, own_dtype).reshape(own)
+        return np.frombuffer(file.read(math.prod(own) * dtype.itemsize), dtype).reshape(own)
 
 
 def load_network(path):
     """A saved network: built from its notes, its weights and table read as plain arrays."""
-    regular(path, ": run runml --train first")
+    found(path, ": run runml --train first")
     with naming_file(path, "model of this script", ": run runml --train"):
         if path.stat().st_size > MAX_MODEL:
             raise ValueError("it is larger than any")
         with zipfile.ZipFile(path) as archive:
-            notes = read_array(archive, "notes", np.dtype("u1"), None)
+            notes = read_array(archive, "notes", np.dtype(np.uint8))
             if len(notes) > MAX_NOTES:
                 raise ValueError("its notes are longer than any")
             notes = json.loads(notes.tobytes())
             settings = saved_settings(TrainingSettings, notes["training"], path)
             saved = notes["simulations"]
             specification = saved_specification(saved, path) if saved else None
-            saved = {"sample_size": notes["sample_size"]}
-            size = saved_settings(SimulationSettings, saved, path).sample_size
-            model = build_network(sfs_shape(size), settings)
+            size = saved_settings(SimulationSettings, {"sample_size": notes["sample_size"]}, path)
+            model = build_network(sfs_shape(size.sample_size), settings)
             weights = [
                 read_array(archive, f"weights_{number}", own.dtype, *own.shape)
                 for number, own in enumerate(model.get_weights())
             ]
-            columns = {
-                "inputs": (np.dtype("f4"), *learning_part(model).input_shape[1:]),
-                "summaries": (summary_dtype(settings.folded),),
-                "parameters": (PARAMETERS,),
-                "labels": (np.dtype("i4"),),
-                "is_validation": (np.dtype(bool),),
-                "probabilities": (np.dtype("f8"), 2),
-            }
-            table = {}
-            for name, (dtype, *shape) in columns.items():
-                table[name] = read_array(archive, name, dtype, None, *shape)
-        table = ReferenceTable(**table)
-        lengths = {len(getattr(table, name)) for name in columns}
-        both = [np.bincount(part.labels, minlength=2).min() > 0 for part in table.parts()]
-        if len(lengths) > 1 or not all(both):
-            raise ValueError("its reference table is none")
-        summaries = [table.summaries[name] for name in table.summaries.dtype.names]
-        numbers = [*weights, table.inputs, table.probabilities, *summaries]
+            dtype = reference_dtype(learning_part(model).input_shape[1:], settings.folded)
+            table = read_array(archive, "reference_table", dtype)
+        if not all(np.bincount(part["labels"], minlength=2).min() > 0 for part in parts(table)):
+            raise ValueError("its reference table lacks a model")
+        summaries = [table["summaries"][name] for name in summary_dtype(settings.folded).names]
+        numbers = [*weights, table["inputs"], table["probabilities"], *summaries]
         if not all(np.isfinite(array).all() for array in numbers):
             raise ValueError("some of it is no number")
         model.set_weights(weights)
@@ -1889,7 +1738,6 @@ def load_network(path):
 
 # ======================================== 14. Workers ========================================
 
-MAX_WORKERS = 61 if os.name == "nt" else 4096  # Windows waits for no more
 SECONDS_BETWEEN_LOOKS, LOOKS_IN_VAIN = 5, 3  # at whether a cluster has workers, before giving up
 
 
@@ -1900,7 +1748,7 @@ def in_parallel(function, tasks, run):
     """
     from joblib import cpu_count  # of which this process may use so many
 
-    n_workers = min(run.workers or cpu_count(), MAX_WORKERS, max(1, len(tasks)))
+    n_workers = min(run.workers or cpu_count(), max(1, len(tasks)))
     places = dask_workers(run.dask_scheduler) if run.dask_scheduler else local_workers(n_workers)
     with places as (submit, n_ahead, result):
         waiting = deque()
@@ -1908,8 +1756,7 @@ def in_parallel(function, tasks, run):
             waiting.append(submit(function, *task))
             if len(waiting) > n_ahead:
                 yield result(waiting.popleft())
-        while waiting:
-            yield result(waiting.popleft())
+        yield from map(result, waiting)
 
 
 @contextlib.contextmanager
@@ -1919,14 +1766,15 @@ def local_workers(n_workers):
     They are spawned, as nothing should be forked from where TensorFlow may run threads.
     """
     spawn = multiprocessing.get_context("spawn")
-    with ctrl_c_waits():  # it is the parent's business alone
-        executor = ProcessPoolExecutor(n_workers, mp_context=spawn, initializer=follow_parent)
-        started = [executor.submit(os.getpid) for _ in range(n_workers)]
+    # Ctrl-C is the parent's business alone: that it is ignored now, workers inherit.
+    handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    executor = ProcessPoolExecutor(n_workers, mp_context=spawn, initializer=follow_parent)
+    for _ in range(n_workers):
+        executor.submit(os.getpid)  # starts one
+    signal.signal(signal.SIGINT, handler)
     with executor:
         try:
-            for task in started:
-                task.result()
-            yield executor.submit, 4 * n_workers, lambda task: task.result()
+            yield executor.submit, 4 * n_workers, Future.result
         except BrokenProcessPool:
             advice = "perhaps as the memory was full: try fewer --workers"
             raise UserError(f"a simulating process was killed, {advice}") from None
@@ -1936,28 +1784,10 @@ def local_workers(n_workers):
             raise
 
 
-@contextlib.contextmanager
-def ctrl_c_waits():
-    """Let Ctrl-C wait for a moment; processes that start in it inherit that, and never see it."""
-    if not hasattr(signal, "pthread_sigmask"):
-        yield
-        return
-    multiprocessing.resource_tracker.ensure_running()  # which would end the waiting
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
-
-
 def follow_parent():
     """In a worker: go when the parent is gone, however it went."""
-
-    def follow():
-        multiprocessing.parent_process().join()
-        os._exit(1)
-
-    threading.Thread(target=follow, daemon=True).start()
+    parent = multiprocessing.parent_process()
+    threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
 
 
 @contextlib.contextmanager
@@ -1988,41 +1818,28 @@ def dask_workers(address):
         return task.result()
 
     try:
-        client = distributed.Client(address, timeout=5, set_as_default=False)
-    except Exception as error:  # anything may answer at an address
-        raise UserError(f"{where}: no Dask scheduler answers there ({one_line(error)})") from None
-    with client:
-        try:
+        with distributed.Client(address, timeout=5, set_as_default=False) as client:
             client.wait_for_workers(1, timeout=5)
-            for worker, own in client.run(simulation_versions).items():
-                for package, number in simulation_versions().items():
-                    if own[package] != number:
-                        differs = f"{package} {own[package]}, and here is {number}"
-                        raise UserError(f"{where}: worker {worker} has {differs}")
+            here = simulation_versions()
+            for worker, there in client.run(simulation_versions).items():
+                if there != here:
+                    raise UserError(f"{where}: worker {worker} has {there}, not {here}")
             submit = functools.partial(client.get_executor(pure=False).submit, by_value)
             yield submit, 4 * sum(client.nthreads().values()), result
-        except TimeoutError:
-            raise UserError(f"{where}: it has no workers") from None
-        except distributed.KilledWorker:
-            raise UserError(f"{where}: workers died, perhaps as their memory was full") from None
-        except CancelledError:
-            raise UserError(
-                f"{where}: the scheduler, or the last of its workers, is gone"
-            ) from None
-
-
-BYTES_DEPEND_ON = ("msprime", "tskit", "numpy")  # packages that make the bytes of a dataset
+    except distributed.KilledWorker:
+        raise UserError(f"{where}: workers died, perhaps as their memory was full") from None
+    except CancelledError:
+        raise UserError(f"{where}: the scheduler, or the last of its workers, is gone") from None
+    except (OSError, ValueError) as error:  # anything may answer at an address
+        raise UserError(
+            f"{where}: no Dask scheduler with workers answers: {one_line(error)}"
+        ) from None
 
 
 def simulation_versions():
     """The versions on which the bytes of a dataset depend, or that tasks can travel between."""
-    python = platform.python_version().rpartition(".")[0]
-    return versions(*BYTES_DEPEND_ON) | {"Python": python}
-
-
-def versions(*packages):
-    """The versions of packages, by name."""
-    return {package: version(package) for package in packages}
+    packages = {package: version(package) for package in ("msprime", "tskit", "numpy")}
+    return packages | {"Python": platform.python_version().rpartition(".")[0]}
 
 
 # ===================================== 15. The command line =====================================
@@ -2031,41 +1848,54 @@ VERSION = "3.0"
 COMMANDS = ("simulate", "train", "test", "predict")  # in the order in which they run
 KINDS = (SimulationSettings, TrainingSettings, RunSettings)
 SETTINGS = {setting.name: setting for kind in KINDS for setting in fields(kind)}
-SIMULATION = {setting.name for setting in fields(SimulationSettings)}
+SIMULATION, TRAINING = ({setting.name for setting in fields(kind)} for kind in KINDS[:2])
+RUN = {"workers", "dask_scheduler"}
 USES = {  # the settings that each command has a use for
-    "simulate": SIMULATION | {"n_reps", "workers", "dask_scheduler"},
-    "train": {setting.name for setting in fields(TrainingSettings)},
-    "test": SIMULATION | {"n_test_reps", "workers", "dask_scheduler"},
+    "simulate": SIMULATION | RUN | {"n_reps"},
+    "train": TRAINING,
+    "test": SIMULATION | RUN | {"n_test_reps"},
     "predict": set(),
 }
 MIN_REPS = 5  # of each model, to learn from
+EPILOG = """\
+A prior is one number, which fixes the value, two (uniform), or two and the word log. What
+is typed beats what was saved with the data or the model, which beats the default.
+
+examples:
+  runml --simulate
+  runml --train --layers 2 --dropout 0.2 --epochs 10 --learning_rate 1e-05
+  runml --test
+"""
+
+
+def converted(values, where, error=None):
+    """Settings by name, from their words as typed or saved; `where` precedes a wrong one's name."""
+    settings = {}
+    for name, words in values.items():
+        try:
+            settings[name] = convert(SETTINGS[name], words if isinstance(words, list) else [words])
+        except ValueError as wrong:
+            raise (error or UserError)(f"{where}{name}: {wrong}") from None
+    return settings
 
 
 def convert(setting, words):
-    """The value of a setting, a `dataclasses.Field`, from a list of its words, typed or saved.
-
-    An `argparse.ArgumentTypeError` if they are not what it takes.
-    """
-    kind, limits, typed = setting.type, setting.metadata["limits"], " ".join(map(str, words))
+    """The value of a setting, a `dataclasses.Field`, from its words, or a `ValueError`."""
+    kind, number = setting.type, functools.partial(convert_number, **setting.metadata["limits"])
+    takes = {Prior: "X, or LOW HIGH, or LOW HIGH log", PerSpecies: "one number, or two"}
     scale = "log" if kind is Prior and words[2:] == ["log"] else "uniform"
-    words = words[:2] if scale == "log" else words
-    if not 1 <= len(words) <= (2 if kind in (Prior, PerSpecies) else 1):
-        takes = {Prior: "X, or LOW HIGH, or LOW HIGH log", PerSpecies: "one number, or two"}
-        raise argparse.ArgumentTypeError(f"{typed}: takes {takes.get(kind, 'one value')}")
+    ends = words[:2] if scale == "log" else words
+    is_wrong = kind in (bool, str) and (not isinstance(words[0], kind) or words[0] == "")
+    if is_wrong or not 1 <= len(ends) <= (2 if kind in takes else 1):
+        raise ValueError(f"{' '.join(map(str, words))}: takes {takes.get(kind, 'one value')}")
     if kind is PerSpecies:
-        return PerSpecies(*(convert_number(int, word, **limits) for word in (words[0], words[-1])))
+        return PerSpecies(number(int, ends[0]), number(int, ends[-1]))
     if kind is Prior:
-        low, high = (convert_number(float, word, **limits) for word in (words[0], words[-1]))
-        if low > high:
-            raise argparse.ArgumentTypeError(f"{typed}: the low end comes first")
-        if scale == "log" and not low:
-            raise argparse.ArgumentTypeError(f"{typed}: a log-uniform prior begins above 0")
+        low, high = number(float, ends[0]), number(float, ends[-1])
+        if low > high or (scale == "log" and not low):
+            raise ValueError(f"{low:g} {high:g}: the low end first, above 0 if log-uniform")
         return Prior(low, high, scale if low < high else "uniform")
-    if kind in (int, float):
-        return convert_number(kind, words[0], **limits)
-    if not isinstance(words[0], kind) or words[0] == "":
-        raise argparse.ArgumentTypeError(f"{typed or 'nothing'}: takes {kind.__name__}")
-    return words[0]
+    return number(kind, words[0]) if kind in (int, float) else kind(words[0])
 
 
 def convert_number(kind, word, low, high, exclude):
@@ -2075,24 +1905,13 @@ def convert_number(kind, word, low, high, exclude):
     except (TypeError, ValueError, OverflowError):
         value = math.nan
     if math.isnan(value):
-        raise argparse.ArgumentTypeError(f"{word}: not a number")
+        raise ValueError(f"{word}: not a number")
     if not low <= value <= high or value == exclude:
         without = "" if exclude is None else f", without {exclude:g}"
-        raise argparse.ArgumentTypeError(f"{word}: must lie in [{low:.10g}, {high:.10g}]{without}")
+        raise ValueError(f"{word}: must lie in [{low:.10g}, {high:.10g}]{without}")
     if kind is int and not value.is_integer():
-        raise argparse.ArgumentTypeError(f"{word}: must be a whole number")
+        raise ValueError(f"{word}: must be a whole number")
     return kind(value)
-
-
-class ConvertWords(argparse.Action):
-    """Convert all words of an option together, to the value of the setting of its name."""
-
-    def __call__(self, parser, namespace, words, option_string=None):
-        """Keep the value, or raise what is wrong with it."""
-        try:
-            setattr(namespace, self.dest, convert(SETTINGS[self.dest], words))
-        except argparse.ArgumentTypeError as error:
-            raise argparse.ArgumentError(self, str(error)) from None
 
 
 class CommandLine(argparse.ArgumentParser):
@@ -2115,56 +1934,38 @@ def command_line():
     )
     # A negative number is a value out of its limits, not the name of an option.
     parser._negative_number_matcher = re.compile(r"-(\.?\d|inf|nan)", re.IGNORECASE)
-    titles = {
-        "do": "what to do; together they run in this order",
-        "all": "every command",
-        "simulate": "what is simulated (--simulate)",
-        "train": "the network and how it learns (--train)",
-        "test": "how much is tested (--test)",
-        "predict": "what is asked (--predict)",
+    do = parser.add_argument_group("what to do; together they run in this order")
+    groups = {
+        "all": parser.add_argument_group("every command"),
+        "simulate": parser.add_argument_group("what is simulated (--simulate)"),
+        "train": parser.add_argument_group("the network and how it learns (--train)"),
+        "test": parser.add_argument_group("how much is tested (--test)"),
+        "predict": parser.add_argument_group("what is asked (--predict)"),
     }
-    groups = {name: parser.add_argument_group(title) for name, title in titles.items()}
-    do, files = groups["do"], {"nargs": "+", "action": "extend", "metavar": "FILE"}
+    files = {"nargs": "+", "action": "extend", "metavar": "FILE", "type": Path}
     do.add_argument("--simulate", action="store_true", help="simulate joint SFS of both models")
     do.add_argument("--train", action="store_true", help="train the network on them")
     do.add_argument("--test", action="store_true", help="test it, once, on a fresh set")
     do.add_argument("--predict", help="ask it about observed joint SFS", **files)
-    saved = {"metavar": "FILE", "help": "take what is not typed from a saved settings file"}
-    groups["simulate"].add_argument("--settings", **saved)
     groups["predict"].add_argument("--bootstrap", help="resampled from the observed one", **files)
-    folder = {"metavar": "FOLDER", "help": "where files are (default: data)"}
-    groups["all"].add_argument("--data_dir", **folder)
+    text = "take what is not typed from a saved settings file"
+    groups["simulate"].add_argument("--settings", metavar="FILE", help=text)
+    text = "where files are (default: data)"
+    groups["all"].add_argument("--data_dir", metavar="FOLDER", help=text)
     groups["all"].add_argument("--version", action="version", version=f"runml {VERSION}")
+    metavars = {Prior: ("LOW", "HIGH log"), PerSpecies: ("A", "B"), int: "N", float: "X"}
     unset = {"workers": "all usable cores", "dask_scheduler": "none"}
-    words = {
-        Prior: ("LOW", "HIGH log"),
-        PerSpecies: ("A", "B"),
-        int: "N",
-        float: "X",
-        str: "ADDRESS",
-    }
     for name, setting in SETTINGS.items():
-        used_by = next(command for command in COMMANDS if name in USES[command])
-        group = groups["all" if name in ("seed", *unset) else used_by]
+        users = [command for command in COMMANDS if name in USES[command]]
+        group = groups["all" if name in RUN | {"seed"} else users[0]]
         default = unset.get(name) or format_setting(setting.default)
-        text = f"{setting.metadata['meaning']} (default: {default})"
         form = {"action": "store_true"}
         if setting.type is not bool:
             nargs = "+" if setting.type in (Prior, PerSpecies) else 1
-            form = {"action": ConvertWords, "nargs": nargs, "metavar": words[setting.type]}
+            form = {"nargs": nargs, "metavar": metavars.get(setting.type, "ADDRESS")}
+        text = f"{setting.metadata['meaning']} (default: {default})"
         group.add_argument(f"--{name}", help=text, **form)
     return parser
-
-
-EPILOG = """\
-A prior is one number, which fixes the value, two (uniform), or two and the word log. What
-is typed beats what was saved with the data or the model, which beats the default.
-
-examples:
-  runml --simulate
-  runml --train --layers 2 --dropout 0.2 --epochs 10 --learning_rate 1e-05
-  runml --test
-"""
 
 
 def parse_options(argv):
@@ -2176,26 +1977,21 @@ def parse_options(argv):
         `commands`, in order; `folder`; `typed`, the values of the settings that were typed, by
         name; `settings_file`, or None; and the lists of paths `observed` and `bootstrap`.
     """
-    parser = command_line()
-    arguments, unknown = parser.parse_known_args(argv)
-    arguments = vars(arguments)
-    if unknown:
-        names = difflib.get_close_matches(unknown[0], parser._option_string_actions, 1)
-        hint = f" (did you mean {names[0]}?)" if names else ""
-        raise UsageError(f"unrecognized arguments: {' '.join(unknown)}{hint}")
+    arguments = vars(command_line().parse_args(argv))
+    typed = {name: arguments[name] for name in SETTINGS if name in arguments}
     options = argparse.Namespace(
         commands=[command for command in COMMANDS if command in arguments],
         folder=Path(arguments.get("data_dir") or "data"),
-        typed={name: arguments[name] for name in SETTINGS if name in arguments},
+        typed=converted(typed, "--", UsageError),
         settings_file=arguments.get("settings"),
-        observed=[Path(word) for word in dict.fromkeys(arguments.get("predict", []))],
-        bootstrap=[Path(word) for word in dict.fromkeys(arguments.get("bootstrap", []))],
+        observed=list(dict.fromkeys(arguments.get("predict", []))),
+        bootstrap=list(dict.fromkeys(arguments.get("bootstrap", []))),
     )
     if not options.commands:
         raise UsageError("say what to do: --simulate, --train, --test or --predict (see --help)")
     if "" in (arguments.get("data_dir"), options.settings_file):
         raise UsageError("--data_dir and --settings must not be empty")
-    if {"workers", "dask_scheduler"} <= options.typed.keys():
+    if options.typed.keys() >= RUN:
         raise UsageError("--workers has no use with --dask_scheduler")
     if options.settings_file is not None and "simulate" not in options.commands:
         raise UsageError("--settings has no use without --simulate")
@@ -2256,7 +2052,7 @@ def prepare_simulate(options, run):
     n_reps = ChainMap(options.typed, saved, vars(run))["n_reps"]
     if "train" in options.commands and n_reps < MIN_REPS:
         raise UsageError(f"--n_reps {n_reps}: learning takes at least {MIN_REPS} of each model")
-    return DatasetSpecification(settings, n_reps, versions(*BYTES_DEPEND_ON))
+    return DatasetSpecification(settings, n_reps)
 
 
 def prepare_train(options, specification, dataset):
@@ -2273,10 +2069,9 @@ def prepare_test(options, run, specification, shape):
     known = vars(specification.settings) if specification else {"sample_size": individuals(shape)}
     settings = choose(SimulationSettings, options.typed, known)
     check_simulation(settings)
-    used = versions(*BYTES_DEPEND_ON)
-    tested = DatasetSpecification(settings, run.n_test_reps, used)
+    tested = DatasetSpecification(settings, run.n_test_reps)
     log = options.folder / f"{test_name(tested, specification)}_log.csv"
-    return tested, load_table(log, ("n_test", "accuracy"), ("model", "test_set"))
+    return tested, load_table(log, ("n_test", "accuracy"))
 
 
 def test_name(tested, trained):
@@ -2293,27 +2088,30 @@ def prepare_predict(options, shape, training):
     )
     for path, spectrum in (observed | bootstrap).items():
         check_fits(path, spectrum, shape, training.folded)
-    rows = load_table(options.folder / "predictions.csv", ("divergence", "gene_flow"))
+    rows = load_table(options.folder / "predictions.csv", ("gene_flow",))
     return observed, bootstrap, rows
 
 
 def check_useless(options, specification, shape, training):
     """Refuse options that no command has a use for, unless they agree with what is settled."""
-    settled = {}
+    settled = {"sample_size": individuals(shape)} | (vars(training) if training else {})
     if specification:
         settled |= vars(specification.settings) | {"n_reps": specification.n_reps}
-    settled |= (vars(training) if training else {}) | {"sample_size": individuals(shape)}
     useful = set().union(*(USES[command] for command in options.commands))
     if "simulate" not in options.commands:
         useful -= {"sample_size"}  # which cannot change any more
     for name in sorted(options.typed.keys() - useful):
+        typed = options.typed[name]
         if name not in settled:
             commands = " ".join(f"--{command}" for command in options.commands)
             raise UsageError(f"--{name} has no use in {commands}")
-        if options.typed[name] != settled[name]:
-            typed, saved = format_setting(options.typed[name]), format_setting(settled[name])
-            trains = "train" in options.commands
-            made = "the data were simulated" if trains else "the model was trained"
+        if typed != settled[name]:
+            made = (
+                "the data were simulated"
+                if "train" in options.commands
+                else "the model was trained"
+            )
+            typed, saved = format_setting(typed), format_setting(settled[name])
             raise UsageError(f"--{name} {typed}: {made} with {saved}")
 
 
@@ -2331,10 +2129,9 @@ def check_simulation(settings):
     if snps > 1e8 or most > 3e8:  # ten standard errors below what NumPy can draw from
         raise UsageError(f"{scale}: together up to {most:.0e} SNPs are too many")
     if per_site > MAX_MUTATIONS_PER_SITE:
-        raise UsageError(
-            f"--mutation_rate {format_setting(settings.mutation_rate)}: {per_site:.1f} mutations a "
-            f"site under these priors; more than {MAX_MUTATIONS_PER_SITE} hide each other"
-        )
+        rate = format_setting(settings.mutation_rate)
+        hidden = f"more than {MAX_MUTATIONS_PER_SITE} a site hide each other"
+        raise UsageError(f"--mutation_rate {rate}: {per_site:.1f} mutations a site; {hidden}")
 
 
 def expected_snps(settings, at="median"):
@@ -2352,21 +2149,25 @@ def check_fits(path, observed, shape, folded):
     """Refuse an observed spectrum that is not of a model's sample size, or wrongly folded."""
     own, model = observed.counts.shape, tuple(shape)
     if own != model:
-        says = f"{path}: {own[0] - 1} + {own[1] - 1} chromosomes, the model takes {model[0] - 1} + "
-        says += f"{model[1] - 1}: "
+        chromosomes, takes = (f"{n_a - 1} + {n_b - 1}" for n_a, n_b in (own, model))
+        advice = f"simulate with --sample_size {format_setting(individuals(own))} and train"
         if own[::-1] == model:
-            raise UserError(f"{says}the other way round? The first species of the file is A")
-        down = all(n >= of_model for n, of_model in zip(own, model, strict=True))
-        says += "project down to that (moments: project), or " if down else ""
-        says += f"simulate with --sample_size {format_setting(individuals(own))} and train"
-        raise UserError(says + (f". {ALLEL_ADVICE}" if path.suffix == ".npy" else ""))
+            advice = "the other way round? The first species of the file is A"
+        elif min(np.subtract(own, model)) >= 0:
+            advice = f"project down to that (moments: project), or {advice}"
+        advice += f". {ALLEL_ADVICE}" if path.suffix == ".npy" else ""
+        raise UserError(f"{path}: {chromosomes} chromosomes, the model takes {takes}: {advice}")
     if observed.folded and not folded:
-        raise UserError(
-            f"{path}: folded, but the model takes unfolded spectra: train with --folded"
-        )
+        raise UserError(f"{path}: folded, the model takes unfolded ones: train with --folded")
 
 
 # ======================================== 16. The screen ========================================
+
+CHANCE_LOSS = math.log(2)  # of giving both models one half
+TEST_COLUMNS = ("model", "test_set", "seed", "n_test", "accuracy")  # of test_log.csv
+# In experiments.csv: what a row must hold to be ranked and drawn.
+RUN_NUMBERS = ("validation_accuracy", "validation_loss")
+RUN_NUMBERS += tuple(f"{name}_by_epoch" for name in RUN_NUMBERS)
 
 
 class UserError(Exception):
@@ -2387,11 +2188,9 @@ def printable(text):
 
 
 def print_wrapped(text):
-    """Print a text in lines that fit a screen; a blank line comes first if it begins with one."""
-    lines = textwrap.fill(
-        printable(text.strip()), 80, break_on_hyphens=False, break_long_words=False
-    )
-    print("\n" * text.startswith("\n") + lines)
+    """Print a text, whatever its own lines are, in lines that fit a screen."""
+    words = printable(" ".join(text.split()))
+    print(textwrap.fill(words, 80, break_on_hyphens=False, break_long_words=False))
 
 
 def print_error(text):
@@ -2409,8 +2208,8 @@ def format_setting(value):
     """A setting's value as one would type it."""
     if isinstance(value, bool):
         return "on" if value else "off"
-    words = words_of(value) if isinstance(words_of(value), list) else [words_of(value)]
-    return " ".join(word if isinstance(word, str) else f"{word:.10g}" for word in words)
+    words = [word if isinstance(word, str) else f"{word:.10g}" for word in words_of(value)]
+    return " ".join(words)
 
 
 def format_proportion(proportion, interval):
@@ -2424,27 +2223,35 @@ def format_range(values, form):
     return f"{median:{form}} ({low:{form}} to {high:{form}})"
 
 
+def format_probability(probability):
+    """An estimated probability as it can be printed."""
+    if 0.001 <= probability <= 0.999:
+        return f"{probability:.3f}"
+    return "more than 0.999" if probability > 0.5 else "less than 0.001"
+
+
 def format_size(settings):
     """What will be simulated, in numbers that catch a slip of the pen."""
-    units = {"Gb": 1e9, "Mb": 1e6, "kb": 1e3, "b": 1}
-    unit = next(unit for unit, size in units.items() if settings.n_sites >= size)
+    size, length, n_kb = settings.sample_size, settings.sequence_length, settings.n_sites / 1000
     loci = "1 locus" if settings.n_loci == 1 else f"{settings.n_loci:,} loci"
-    total = f"{settings.n_sites / units[unit]:.3g} {unit}"
-    size, snps = settings.sample_size, float(f"{expected_snps(settings):.1e}")
-    return (
-        f"Each: {loci} of {settings.sequence_length:,} bp = {total}, {size.a} + {size.b} "
-        f"individuals, about {snps:,.0f} SNPs."
-    )
+    snps = float(f"{expected_snps(settings):.1e}")  # two digits of it
+    return f"""Each: {loci} of {length:,} bp = {n_kb:,.10g} kb, {size.a} + {size.b} individuals,
+        about {snps:,.0f} SNPs."""
 
 
 def start_keras():
     """Keras on TensorFlow, made repeatable, without what TensorFlow prints when it starts."""
     if "keras" not in sys.modules:
-        os.environ["KERAS_BACKEND"] = "tensorflow"
+        cpu = Path("/proc/cpuinfo")  # on Linux; without AVX, TensorFlow would kill the process
+        if platform.machine() == "x86_64" and cpu.exists() and "avx" not in cpu.read_text():
+            raise UserError(
+                "this processor or virtual machine has no AVX, which TensorFlow needs: use another"
+            )
+        os.environ |= {"KERAS_BACKEND": "tensorflow", "TF_ENABLE_ONEDNN_OPTS": "1"}
+        os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"  # it remarks on its own graphs
         # Operations on spectra are done before more threads have woken up to share them.
         os.environ["TF_NUM_INTRAOP_THREADS"] = "1"
-        os.environ["TF_ENABLE_ONEDNN_OPTS"] = "1"
-        with held_stderr():
+        with quiet_stderr():
             import tensorflow as tf
 
             tf.config.list_physical_devices()  # says more, the first time
@@ -2458,27 +2265,18 @@ def start_keras():
     return keras
 
 
-HOLD = """import sys
-held = sys.stdin.buffer.read()
-if not held.endswith(bytes(1)):
-    sys.stderr.buffer.write(held)
-"""
-
-
 @contextlib.contextmanager
-def held_stderr():
-    """Hold back what goes to file descriptor 2; show it if the block fails or the process dies.
-
-    Another process holds it: where a processor is too old for TensorFlow, that ends this one, and
-    says why there alone.
-    """
-    command = [sys.executable, "-I", "-S", "-c", HOLD]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True) as holder:
-        stderr = os.dup(2)
-        os.dup2(holder.stdin.fileno(), 2)
+def quiet_stderr():
+    """Hold back what goes to file descriptor 2, and show it if the block fails."""
+    stderr = os.dup(2)
+    with tempfile.TemporaryFile() as held:
+        os.dup2(held.fileno(), 2)
         try:
             yield
-            os.write(2, b"\0")  # all is well
+        except BaseException:
+            held.seek(0)
+            os.write(stderr, held.read())
+            raise
         finally:
             os.dup2(stderr, 2)
             os.close(stderr)
@@ -2504,12 +2302,13 @@ def progress(n_rows, n_done):
 
 def print_simulated(dataset):
     """What one would look at first, under each model."""
-    print(f"\n{'median (5% to 95%)':<20}{MODELS[0]:>29}{MODELS[1]:>29}")
+    columns = "{:<20}{:>29}{:>29}"
+    print("\n" + columns.format("median (5% to 95%)", *MODELS))
     summaries = summarise(dataset.sfs)
     for name in ("SNPs", "F_ST", "shared"):
-        form, values = SUMMARIES[name][1], summaries[name]
-        ranges = [format_range(values[dataset.labels == label], form) for label in range(2)]
-        print(f"{name:<20}{ranges[0]:>29}{ranges[1]:>29}")
+        of_models = [summaries[name][dataset.labels == label] for label in range(2)]
+        ranges = [format_range(values, SUMMARIES[name][1]) for values in of_models]
+        print(columns.format(name, *ranges))
     print()
 
 
@@ -2528,29 +2327,20 @@ def print_network(model):
 
 def epoch_lines():
     """A callback that prints a line an epoch."""
-
-    def begin(logs):
-        print(f"{'':5}{'training':>20}{'validation':>22}")
-        print(f"{'epoch':>5}{'loss':>10}{'accuracy':>10}{'loss':>12}{'accuracy':>10}")
-
-    def end_epoch(epoch, logs):
-        print(
-            f"{epoch + 1:>5}{logs['loss']:>10.4f}{logs['accuracy']:>10.4f}"
-            f"{logs['val_loss']:>12.4f}{logs['val_accuracy']:>10.4f}"
-        )
-
-    return start_keras().callbacks.LambdaCallback(on_train_begin=begin, on_epoch_end=end_epoch)
-
-
-CHANCE_LOSS = math.log(2)  # of giving both models one half
+    measures = f"{'loss  accuracy':>20}{'loss  accuracy':>22}"
+    heading = f"{'training':>25}{'validation':>22}\nepoch{measures}"
+    columns = "{:>5}{loss:>10.4f}{accuracy:>10.4f}{val_loss:>12.4f}{val_accuracy:>10.4f}"
+    return start_keras().callbacks.LambdaCallback(
+        on_train_begin=lambda logs: print(heading),
+        on_epoch_end=lambda epoch, logs: print(columns.format(epoch + 1, **logs)),
+    )
 
 
 def describe_curves(training, validation, regression_learns):
     """What the losses, epoch by epoch, say about the settings.
 
-    Trends are looked for in means over a share of the epochs, so that a run and its beginning are
-    not said to do opposite things. `regression_learns()` says whether a logistic regression does
-    better than a coin; it is asked only where the network hardly does.
+    Trends are those of means over a share of the epochs, so that a run and its beginning are not
+    said to do opposite things. `regression_learns()` is asked only if the network hardly learns.
     """
     validation, n = np.asarray(validation), len(validation)
     fifth, third = math.ceil(n / 5), math.ceil(n / 3)
@@ -2566,14 +2356,11 @@ def describe_curves(training, validation, regression_learns):
     if n < 5:
         return "Fewer than five epochs show no trend: more --epochs would help."
     if near_chance and not risen:
-        return (
-            "Validation loss is still near 0.69, tossing a coin, where a logistic regression does "
-            "better: a larger --learning_rate or more --epochs would help."
-        )
+        return "Loss is still near 0.69, a coin's: try a larger --learning_rate or more --epochs."
     has_fallen = validation[-third:].mean() < 0.985 * validation[-2 * third : -third].mean()
-    # The noise of one epoch, from second differences, which are 0 in a straight line; of a change.
-    noise = np.diff(validation[-max(2 * fifth, 4) :], 2).std() / math.sqrt(6) * math.sqrt(2 / fifth)
-    if has_fallen and levels[-1 - fifth] - levels[-1] + 2 * noise > 0.005 * levels[-1]:
+    # The noise of a fall, from second differences, which are 0 in a straight line.
+    noise = np.diff(validation[-max(2 * fifth, 4) :], 2).std() / math.sqrt(3 * fifth)
+    if has_fallen and levels[-1 - fifth] - levels[-1] + 2.5 * noise > 0.01 * levels[-1]:
         return (
             "Validation loss was still falling: more --epochs would help or, if it falls in a "
             "straight line, a larger --learning_rate."
@@ -2588,18 +2375,10 @@ def describe_curves(training, validation, regression_learns):
 
 
 def leaps(training):
-    """Whether a training loss is thrown back, as by steps that are too long, and not just once.
-
-    It begins above a coin's, or is clearly above its lowest so far in over one of twenty epochs.
-    """
+    """Whether a training loss begins above a coin's, or is thrown back in over 1 of 20 epochs."""
     lowest = np.minimum.accumulate(training)
     thrown_back = training > lowest + np.maximum(0.01, 0.1 * lowest)
     return bool(training[0] > 1.1 * CHANCE_LOSS or thrown_back.mean() > 1 / 20)
-
-
-# In experiments.csv: what a row must hold to be ranked and drawn.
-RUN_NUMBERS = ("validation_accuracy", "validation_loss")
-RUN_NUMBERS += tuple(f"{name}_by_epoch" for name in RUN_NUMBERS)
 
 
 def row_of_run(network, history, seconds):
@@ -2643,54 +2422,40 @@ def print_runs(runs, most=10):
     print(f"({len(ranked):,} in experiments.csv)\n" if len(ranked) > most else "")
 
 
-TEST_COLUMNS = ("model", "test_set", "seed", "n_test", "accuracy")  # of test_log.csv
-
-
 def print_test_settings(tested, trained):
     """Under which settings a test is made, where these are not those of the training."""
     if trained is None:
-        print_wrapped(
-            "How the model's spectra were simulated is not known: tested under these options."
-        )
-        return
-    for name in [each.name for each in fields(SimulationSettings) if each.name != "seed"]:
+        print_wrapped("How the model's spectra were made is not known: tested under these options.")
+    for name in as_saved(trained.settings) if trained else ():
         own, known = (format_setting(getattr(x.settings, name)) for x in (tested, trained))
-        if own != known:
+        if own != known and name != "seed":
             print_wrapped(f"Testing under --{name} {own}; the model was trained under {known}.")
 
 
-def print_test(results):
-    """The confusion matrix, and the figures that go with it."""
+def print_test(results, n_models):
+    """The confusion matrix, and the figures that go with it; `n_models` have met the test set."""
     print(f"\n{'':18}{'predicted ' + MODELS[0]:>22}{'predicted ' + MODELS[1]:>22}")
     for model, (divergence, gene_flow) in zip(MODELS, results["confusion_matrix"], strict=True):
         print(f"true {model:<13}{divergence:>22,}{gene_flow:>22,}")
-    n_test = results["n_test"]
+    n_test, told, wrongly = results["n_test"], results["told"], results["told_wrongly"]
     print(f"\nAccuracy {format_proportion(results['accuracy'], results['accuracy_95ci'])}")
     print(f"Loss {results['log_loss']:.4f}, ROC AUC {results['roc_auc']:.4f}")
-    told, wrongly = results["told"], results["told_wrongly"]
     print(f"Verdicts: {told:,} of {n_test:,} (other model below {MAX_ERROR:g}), {wrongly:,} wrong")
     print(f"Undecided: {results['undecided']:,}")
     print("\nGene flow recognised, by migration rate:")
-    for rates in results["recognised_by_migration_rate"]:
-        span, power = (
-            f"{rates['lowest']:.1e} to {rates['highest']:.1e}",
-            rates["recognised"] / rates["n"],
-        )
-        print(f"  {span}  {power:7.1%} of {rates['n']:,}")
+    for some in results["recognised_by_migration_rate"]:
+        power = some["recognised"] / some["n"]
+        print(f"  {some['lowest']:.1e} to {some['highest']:.1e}  {power:7.1%} of {some['n']:,}")
     print("\nWithout a network, the accuracy on the same test set would be")
     for name, accuracy in results["baselines"].items():
         interval = wilson_interval(round(accuracy * n_test), n_test)
         print(f"  {format_proportion(accuracy, interval)} with a {name}")
-
-
-def print_reuse(models):
-    """What to think of a test set that several models have met."""
-    if len(models) > 1:
-        print_wrapped(
-            f"\n{len(models)} different models have now met this test set. Choosing by this number "
-            "makes it optimistic: validation is for choosing. A new --seed draws a new test set."
-        )
     print()
+    if n_models > 1:
+        print_wrapped(f"""{n_models} different models have now met this test set. Choosing by this
+            number makes it optimistic: validation is for choosing. A new --seed draws a new test
+            set.""")
+        print()
 
 
 def row_of_prediction(prediction, network):
@@ -2715,51 +2480,50 @@ def row_of_prediction(prediction, network):
     return {name: str(value) for name, value in row.items()}
 
 
-def print_prediction(prediction, network, fit):
+def print_prediction_line(prediction):
+    """The answer about one spectrum of many."""
+    gene_flow = format_probability(prediction.probabilities[1])
+    about = f"{prediction.path}: probability of gene flow {gene_flow}"
+    print(printable(f"{about}; verdict: {prediction.verdict}"))
+
+
+def print_prediction(prediction, network):
     """What a spectrum looks like among the simulations of each model, and the verdict."""
-    names = prediction.observed.names
+    names, specification = prediction.observed.names, network.specification
     of = f" (A: {', B: '.join(names)})" if names else ""
-    print(f"\n{printable(f'{prediction.path}{of}')}")
+    print("\n" + printable(f"{prediction.path}{of}"))
     if prediction.observed.remark:
         print(f"({prediction.observed.remark})")
-    print(
-        f"{'':<48}  percentile under\n{'summary':<36}{'observed':>12}{MODELS[0]:>14}{MODELS[1]:>12}"
-    )
+    columns = "{:<36}{:>12}{:>14}{:>12}"
+    print(f"{'percentile under':>70}")
+    print(columns.format("summary", "observed", *MODELS))
+    n_sites = specification.settings.n_sites if specification else 1
     for name, ranks in prediction.percentiles.items():
         (unit, form, _), value = SUMMARIES[name], prediction.summaries[name][0]
         if unit == ", per bp":
-            specification = network.specification
-            value /= specification.settings.n_sites if specification else 1
-            unit = unit if specification else ", in all"
-        ranks = [f"{rank:.0f}" if math.isfinite(rank) else "outside" for rank in ranks]
-        print(f"{name + unit:<36}{value:>12{form}}{ranks[0]:>14}{ranks[1]:>12}")
-    ps = [f"{p_value:.3f}" for p_value in prediction.p_values]
-    print(f"{'proportion of simulations as far out':<48}{ps[0]:>14}{ps[1]:>12}")
-    ps = (
-        ["", f"{prediction.p_after:.3f}"]
-        if prediction.favoured
-        else [f"{prediction.p_after:.3f}", ""]
-    )
-    print(f"{'the same of singletons, given the nearest':<48}{ps[0]:>14}{ps[1]:>12}".rstrip())
+            value, unit = value / n_sites, unit if specification else ", in all"
+        ranks = [f"{rank:.0f}" if 0 < rank < 100 else "outside" for rank in ranks]
+        print(columns.format(name + unit, f"{value:{form}}", *ranks))
+    before, after = [f"{p_value:.3f}" for p_value in prediction.p_values], ["", ""]
+    after[prediction.favoured] = f"{prediction.p_after:.3f}"
+    print(columns.format("proportion of simulations as far out", "", *before))
+    print(columns.format("of singletons, given the nearest", "", *after).rstrip())
     for name in prediction.outside:
-        print_wrapped(
-            f"Warning: {name} outside all simulations. It depends on {SUMMARIES[name][2]}."
-        )
-    print_nearest(prediction, fit)
+        print_wrapped(f"Warning: {name} outside all simulations. Check {SUMMARIES[name][2]}.")
+    print_nearest(prediction)
     print_verdict(prediction, network.table)
 
 
-def print_nearest(prediction, fit):
+def print_nearest(prediction):
     """From which parameters the nearest simulations of the favoured model come."""
-    model, n = MODELS[prediction.favoured], len(prediction.nearest.labels)
+    model, n = MODELS[prediction.favoured], len(prediction.nearest)
     heading = f"The {n} nearest simulations of {model}"
     print(f"\n{heading:<38}{'median (5% to 95%)':>26}  prior; covers the truth in")
-    names = (
-        PARAMETERS.names if prediction.favoured else [*PARAMETERS.names[:4], *PARAMETERS.names[8:]]
-    )
-    for name in names:
-        values, prior = prediction.nearest.parameters[name], fit.table.parameters[name]
-        if np.isnan(prior).any() or np.ptp(prior) == 0:  # not known, or fixed
+    for name in PARAMETERS.names:
+        tables = prediction.nearest, prediction.fit.table
+        values, prior = (table["parameters"][name] for table in tables)
+        has_no_effect = name.startswith("gene_flow") and not prediction.favoured
+        if has_no_effect or np.isnan(prior).any() or np.ptp(prior) == 0:  # not known, or fixed
             continue
         form = ".2g" if np.median(prior) < 100 else ",.0f"
         low, high = np.quantile(values, [0.05, 0.95])
@@ -2768,99 +2532,73 @@ def print_nearest(prediction, fit):
         as_wide = ((low <= prior) & (prior <= high)).mean() >= 0.8
         remark = ", AT THE PRIOR'S EDGE" if edge else ", nothing learnt" if as_wide else ""
         ranges = f"{format_range(values, form):>36}  {least:{form}} to {most:{form}}"
-        print(f"  {name.replace('_', ' '):<26}{ranges}; {fit.coverage(name):.0%}{remark}")
+        print(
+            f"  {name.replace('_', ' '):<26}{ranges}; {prediction.fit.coverage(name):.0%}{remark}"
+        )
 
 
 def print_verdict(prediction, table):
     """The verdict, and how reliable it is."""
-    model, gene_flow = MODELS[prediction.favoured], prediction.probabilities[1]
+    favoured, gene_flow = prediction.favoured, prediction.probabilities[1]
     print(f"Verdict: {VERDICTS[prediction.verdict]}")
     if prediction.verdict == "neither":
-        print_wrapped(
-            f"An outlier among the simulations of {model}. A history that is in neither model? "
-            f"Priors that do not cover the truth? Are ancestral alleles known? Do {SCALE} fit?"
-        )
-    if prediction.p_after <= false_alarms(prediction.n_simulated):
-        print_wrapped(
-            f"Warning: singletons unlike the nearest simulations' (p = {prediction.p_after:.3f}): "
-            "a change of size, which --size_change_prior would allow for, or lost singletons?"
-        )
+        print_wrapped(f"""A history that is in neither model? Priors that do not cover the truth?
+            Are ancestral alleles known? Do {SCALE} fit?""")
+    if prediction.p_after <= prediction.fit.false_alarms:
+        print_wrapped("""Warning: singletons unlike the nearest simulations': a change of size,
+            which --size_change_prior would allow for, or lost singletons?""")
     if not prediction.has_learned:
-        loss = validation_loss(table)[0]
-        print_wrapped(
-            f"The network has learned nothing, and tells no model: validation loss {loss:.2f}, "
-            f"tossing a coin {CHANCE_LOSS:.2f}."
-        )
-    validation, odds = table.parts()[1], gene_flow / max(1 - gene_flow, 1e-9)
-    beyond = {odds > 1000: "above 1,000", odds < 0.001: "below 0.001"}
-    bayes_factor = beyond.get(True, f"{odds:.3g}")
-    alike = validation.probabilities[:, prediction.favoured] >= prediction.probabilities.max()
-    n_right = (validation.labels[alike] == prediction.favoured).sum()
-    reliability = f"No validation spectrum was given as much for {model}."
-    if alike.any():
-        reliability = (
-            f"Of the {alike.sum():,} validation spectra given as much or more for {model}, "
-        )
-        reliability += f"{n_right:,} had it."
-    print_wrapped(
-        f"Estimated probability of gene flow: {format_probability(gene_flow)} (Bayes factor, to "
-        f"multiply with other prior odds: {bayes_factor}). {reliability}"
-    )
+        print_wrapped("""The network has learned nothing, and tells no model: in validation it does
+            no better than tossing a coin.""")
+    odds = gene_flow / max(1 - gene_flow, 1e-9)
+    factor = "above 1,000" if odds > 1000 else "below 0.001" if odds < 0.001 else f"{odds:.3g}"
+    validation = parts(table)[1]
+    alike = validation["probabilities"][:, favoured] >= prediction.probabilities[favoured]
+    n_right = (validation["labels"][alike] == favoured).sum()
+    print_wrapped(f"""Estimated probability of gene flow: {format_probability(gene_flow)} (Bayes
+        factor, to multiply with other prior odds: {factor}). Of the {alike.sum():,} validation
+        spectra given as much or more for {MODELS[favoured]}, {n_right:,} had it.""")
     if prediction.verdict == "gene flow":
-        print_wrapped(
-            "What the spectra of two species cannot exclude is a third, unsampled one that gave to "
-            "them; D or f4 statistics with a third species can."
-        )
-
-
-def format_probability(probability):
-    """An estimated probability as it can be printed."""
-    if 0.001 <= probability <= 0.999:
-        return f"{probability:.3f}"
-    return "more than 0.999" if probability > 0.5 else "less than 0.001"
+        print_wrapped("""What the spectra of two species cannot exclude is a third, unsampled one
+            that gave to them; D or f4 statistics with a third species can.""")
 
 
 def print_ensemble(prediction, network, rows):
     """What networks that differ in the seed of their training alone say together of a spectrum."""
-    own = row_of_prediction(prediction, network)
-    given = {
-        row["model"]: float(row["gene_flow"])
-        for row in rows
-        if all(row.get(name) == own[name] for name in ("spectrum", "training", "simulations"))
-    }
+    own, same = row_of_prediction(prediction, network), ("spectrum", "training", "simulations")
+    alike = [row for row in rows if all(row.get(name) == own[name] for name in same)]
+    given = list({row["model"]: float(row["gene_flow"]) for row in alike}.values())
     if len(given) > 1:
-        low, mean, high = (which(list(given.values())) for which in (min, np.mean, max))
-        verdict = prediction.verdict_at(np.array([1 - mean, mean]))
-        print_wrapped(
-            f"{len(given)} networks of different seeds: mean probability of gene flow {mean:.3f} "
-            f"({low:.3f} to {high:.3f}); verdict of the mean: {verdict}."
-        )
+        verdict = prediction.verdict_at(np.array([1 - np.mean(given), np.mean(given)]))
+        low, mean, high = map(format_probability, (min(given), np.mean(given), max(given)))
+        print_wrapped(f"""{len(given)} networks of different seeds: mean probability of gene flow
+            {mean} ({low} to {high}); verdict of the mean: {verdict}.""")
 
 
 def print_bootstrap(resampled):
     """How often the spectra that were resampled from an observed one get which verdict."""
     verdicts = [each.verdict for each in resampled]
-    counts = [
-        f"{verdict} in {verdicts.count(verdict)}" for verdict in VERDICTS if verdict in verdicts
-    ]
-    low, high = np.quantile([each.probabilities[1] for each in resampled], [0.025, 0.975])
-    print_wrapped(
-        f"\n{len(resampled)} bootstrap spectra: {', '.join(counts)}; probability of gene flow "
-        f"{low:.2f} to {high:.2f} (95%)."
-    )
+    counts = ", ".join(f"{x} in {verdicts.count(x)}" for x in VERDICTS if x in verdicts)
+    ends = np.quantile([each.probabilities[1] for each in resampled], [0.025, 0.975])
+    low, high = map(format_probability, ends)
+    print()
+    print_wrapped(f"""{len(resampled)} bootstrap spectra: {counts}; probability of gene flow
+        {low} to {high} (95%).""")
 
 
-def print_assumptions(table):
+def print_assumptions(table, fits):
     """What the answers take for granted, and what this design can say at best."""
-    validation = table.parts()[1]
-    best = np.quantile(validation.probabilities[validation.labels == 0, 0], 0.95)
-    by_chance = false_alarms(min(np.bincount(table.labels)))
-    print_wrapped(
-        "\nThese estimate posterior probabilities if both models, with the priors that were "
-        "simulated, are equally probable beforehand, and nothing else is. Of a model's own spectra "
-        f"{by_chance:.1%} are taken for neither's, and as many get a warning about singletons."
-    )
+    by_chance = max(fit.false_alarms for fit in fits)
+    # A new value is the lowest or the highest of a summary.
+    outside = min(1, len(table["summaries"].dtype.names) * 2 / (len(table) + 1))
+    of_divergence = table[table["is_validation"] & (table["labels"] == 0)]
+    best = np.quantile(of_divergence["probabilities"][:, 0], 0.95)
     hence = "" if best > 1 - MAX_ERROR else ": hardly any spectrum could get that verdict"
+    print()
+    print_wrapped(f"""These estimate posterior probabilities if both models, with the priors that
+        were simulated, are equally probable beforehand, and nothing else is. Of the models' own
+        spectra {by_chance:.1%} are taken for neither's, as many get a warning about singletons, and
+        at most {outside:.1%} are out of range.""")
     print_wrapped(f"95% of true divergence is given less than {best:.3f} for divergence{hence}.")
 
 
@@ -2870,23 +2608,15 @@ def print_assumptions(table):
 # these can be told apart on a grey print, and by the colour-blind.
 
 COLOURS = ("#542788", "#e08214")  # of the two models; the ends of the scale "PuOr_r"
-OTHER_COLOURS = [
-    "#0072b2",
-    "#009e73",
-    "#cc79a7",
-    "#56b4e9",
-    "#000000",
-    "#999999",
-]  # Okabe and Ito's
+OTHER_COLOURS = "#0072b2 #009e73 #cc79a7 #56b4e9 #000000 #999999".split()  # Okabe and Ito's
 MAX_CURVES = 8  # of earlier runs
 MIN_PER_BIN = 10  # replicates: of fewer, no proportion is drawn
+ATTRIBUTION_STEPS = 32
+N_ATTRIBUTED = 200  # spectra of each model
 
 
 def save_picture(path, draw, *inputs):
-    """Draw a picture in place of the last one. If that fails, one line says so: numbers come first.
-
-    `draw` takes an empty figure, then `inputs`.
-    """
+    """Draw a picture in place of the last one; where that fails, a line says so."""
     try:
         path.unlink(missing_ok=True)  # no old picture beside new numbers
         logging.getLogger("matplotlib").setLevel(logging.ERROR)  # it talks about its font cache
@@ -2902,76 +2632,53 @@ def save_picture(path, draw, *inputs):
 
 
 def draw_models(figure, settings):
-    """The two models as tubes as wide as populations are large, at the medians of the priors.
-
-    A prior of changes of size, whose median may be none, is drawn at its end.
-    """
+    """The two models as tubes as wide as populations are large, at the medians of the priors."""
     import demesdraw
 
     figure.set_size_inches(12, 5.5)
-    middle = {
-        name: Prior(prior.median, prior.median)
-        for name, prior in vars(settings).items()
-        if isinstance(prior, Prior)
-    }
     change = settings.size_change_prior
-    factor = change.low if change.low < 1 else change.high
-    rng = np.random.default_rng(0)  # the older and the younger of two draws have no simple median
-    window = settings.gene_flow_start, settings.gene_flow_stop
-    windows = np.sort([[prior.draw(rng) for prior in window] for _ in range(999)], axis=1)
-    middle["gene_flow_stop"], middle["gene_flow_start"], middle["size_change_prior"] = (
-        Prior(value, value) for value in (*np.median(windows, axis=0), factor)
-    )
-    medians = np.array(draw_parameters(replace(settings, **middle), 1, rng))
-    divergence, rate = float(medians["divergence_time"]), mean_migration(medians)
-    onset, end = float(medians["gene_flow_start"]), float(medians["gene_flow_stop"])
-    for name in POPULATIONS:
-        medians[f"size_change_time_{name}"] = SIZE_CHANGE_TIMES[name].median * divergence
-    times = {0: "today", divergence: f"divergence\n{divergence:,.0f}"}
+    if change != Prior(1, 1):  # the median of which may be no change
+        end = change.low if change.low < 1 else change.high
+        settings = replace(settings, size_change_prior=Prior(end, end))
+        figure.suptitle("changes of size drawn at the end of their prior")
+    median = SimpleNamespace(uniform=lambda low, high: (low + high) / 2)  # for a random generator
     colours = {"A": "#0072b2", "B": "#56b4e9", "ancestor": "#999999"}
     for label, axes in enumerate(figure.subplots(1, 2)):
-        model = medians.copy()
-        for name in ("migration_a_to_b", "migration_b_to_a"):
-            model[name] *= label and end < onset
-        graph = demographic_model(model[()]).to_demes()
+        parameters = draw_parameters(settings, label, median)
+        graph = demographic_model(parameters).to_demes()
         demesdraw.tubes(graph, axes, colours=colours, seed=1, scale_bar=True)
         for tube in axes.collections:
             tube.set_alpha(1)
-        axes.set(title=MODELS[label], ylabel="generations before today")
+        divergence = float(parameters["divergence_time"])
+        times, title = {0: "today", divergence: f"divergence\n{divergence:,.0f}"}, MODELS[label]
         if label:
-            axes.axhspan(end, onset, color=COLOURS[1], alpha=0.3, zorder=0)
-            axes.set_title(f"gene flow: migration rate {rate:.2g} per generation")
-            window = {end: f"gene flow to\n{end:,.0f}", onset: f"gene flow from\n{onset:,.0f}"}
+            start, stop = float(parameters["gene_flow_start"]), float(parameters["gene_flow_stop"])
+            axes.axhspan(stop, start, color=COLOURS[1], alpha=0.3, zorder=0)
+            window = {stop: f"gene flow to\n{stop:,.0f}", start: f"gene flow from\n{start:,.0f}"}
             times = window | times
+            title += f": migration rate {mean_migration(parameters):.2g} per generation"
+        axes.set(title=title, ylabel="generations before today")
         axes.set_yticks(list(times), times.values())
 
 
 def show_tables(cells, tables, titles, label, signed=False, folded=False, bins_of=None):
-    """Joint SFS, or tables of their shape, as images on one scale of colours.
-
-    It is logarithmic, or centred if values are `signed`. `bins_of` is the shape of the spectra of
-    which the tables show bins.
-    """
+    """Joint SFS, or tables of bins of spectra of shape `bins_of`, on one scale of colours."""
     from matplotlib.colors import CenteredNorm, LogNorm
 
     tables = np.ma.array(tables) if signed else np.ma.masked_less_equal(tables, 0)
-    most = abs(tables).max()
+    most, cmap = abs(tables).max(), "PuOr_r" if signed else "viridis"
     norm = CenteredNorm(0, most) if signed else LogNorm(max(tables.min(), most / 1e4), most)
-    alleles = "minor alleles" if folded else "derived alleles"
+    alleles, bins = "minor" if folded else "derived", " (where a bin begins)" if bins_of else ""
     for axes, table, title in zip(cells, tables, titles, strict=True):
-        image = axes.imshow(
-            table, origin="lower", norm=norm, cmap="PuOr_r" if signed else "viridis"
-        )
-        axes.set(title=title, xlabel=f"{alleles} in B", ylabel=f"{alleles} in A")
+        image = axes.imshow(table, origin="lower", norm=norm, cmap=cmap)
         axes.figure.colorbar(image, ax=axes, label=label, shrink=0.8)
+        axes.set(xlabel=f"{alleles} alleles in B{bins}", ylabel=f"{alleles} alleles in A{bins}")
+        axes.set_title(title)
         for axis, n in zip((axes.yaxis, axes.xaxis), bins_of or table.shape, strict=True):
             axis.get_major_locator().set_params(integer=True)
             if bins_of:
-                ends = [*allele_bins(n - 1), n]
-                spans = [sorted({start, end - 1}) for start, end in itertools.pairwise(ends)]
-                names = ["-".join(map(str, span)) for span in spans]
-                axis.set_ticks(range(len(spans)), names, fontsize="small")
-                axis.set_tick_params(rotation=90 * (axis is axes.xaxis))
+                starts = allele_bins(n - 1)
+                axis.set_ticks(range(len(starts)), starts)
 
 
 def draw_sfs(figure, dataset):
@@ -2986,11 +2693,7 @@ def draw_sfs(figure, dataset):
 
 
 def draw_history(figure, history, runs):
-    """Loss and accuracy by epoch: this run bold, the best of the earlier ones thin and named.
-
-    `history` is from `train_network`; `runs` are the rows of `experiments.csv` on the same data,
-    this run the last. Earlier runs that rose again are drawn with their training curve, dashed.
-    """
+    """Loss and accuracy by epoch: this run, the last of `runs`, bold; the best others thin."""
     from matplotlib.ticker import LogLocator, NullLocator
 
     figure.set_size_inches(13, 6)
@@ -2998,23 +2701,19 @@ def draw_history(figure, history, runs):
     colours = dict(zip(earlier, itertools.cycle(OTHER_COLOURS)))  # by age, so they stay the same
     earlier.pop(own, None)
     best = sorted(earlier, key=lambda words: float(earlier[words]["validation_loss"]))[:MAX_CURVES]
+    bold = {"linewidth": 2.5, "markersize": 5}
     for axes, measure in zip(figure.subplots(1, 2), ("loss", "accuracy"), strict=True):
-        inside = [*history[measure], *history[f"val_{measure}"]]  # what the limits are of
+        training, validation = history[measure], history[f"val_{measure}"]
+        inside = [*training, *validation]  # what the limits are of
         for rank, words in enumerate(best):
-            for part in ("validation", "training"):
+            for part, style in (("training", {"ls": "--"}), ("validation", {"label": words})):
                 column = earlier[words].get(f"{part}_{measure}_by_epoch", "")
                 curve = [float(value) for value in column.split()]
                 inside += curve if rank < len(best) / 2 else []
-                style = {"linestyle": "--"} if part == "training" else {"label": words}
-                style |= {"color": colours[words], "linewidth": 1}
-                axes.plot(range(1, len(curve) + 1), curve, **style)
-        epochs = range(1, len(history["loss"]) + 1)
-        bold = {"linewidth": 2.5, "markersize": 6 if len(epochs) <= 20 else 3}
-        label = f"this run, {own}"
-        axes.plot(
-            epochs, history[measure], "s--", color=COLOURS[0], label="its training part", **bold
-        )
-        axes.plot(epochs, history[f"val_{measure}"], "o-", color=COLOURS[1], label=label, **bold)
+                axes.plot(range(1, len(curve) + 1), curve, color=colours[words], lw=1, **style)
+        epochs, names = range(1, len(training) + 1), ("its training part", f"this run, {own}")
+        axes.plot(epochs, training, "s--", color=COLOURS[0], label=names[0], **bold)
+        axes.plot(epochs, validation, "o-", color=COLOURS[1], label=names[1], **bold)
         low, high, margin = min(inside), max(inside), np.ptp(inside) / 20 or 0.01
         axes.set(xlabel="epoch", ylabel=measure, ylim=(low - margin, high + margin))
         axes.xaxis.get_major_locator().set_params(integer=True)
@@ -3030,11 +2729,7 @@ def draw_history(figure, history, runs):
 
 
 def draw_test(figure, results, probabilities, dataset, network):
-    """The report of a test: how good, where wrong, and why.
-
-    From the `results` as saved; what the network gives, shape (N, 2); the test `Dataset`; and the
-    `Network`.
-    """
+    """The report of a test: how good the probabilities are, shape (N, 2), where wrong, and why."""
     from sklearn.metrics import ConfusionMatrixDisplay, RocCurveDisplay
 
     figure.set_size_inches(16.5, 14)
@@ -3056,10 +2751,9 @@ def draw_test(figure, results, probabilities, dataset, network):
     clipped = np.clip(gene_flow, 1e-6, 1 - 1e-6)
     draw_binned(calibration, clipped, labels, "network", color="black")
     calibration.set(title="calibration", xscale="logit", ylabel="proportion with gene flow")
-    calibration.set(xlabel="probability of gene flow, stretched at the ends")
+    calibration.set_xlabel("probability of gene flow, stretched at the ends")
     ticks = [1e-5, 0.01, 0.5, 0.99, 1 - 1e-5]
     calibration.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
-    calibration.set_xticks([], minor=True)
 
     rates, times = mean_migration(parameters), parameters["divergence_time"]
     draw_mistakes(mistakes, rates, times, labels, right)
@@ -3067,9 +2761,9 @@ def draw_test(figure, results, probabilities, dataset, network):
         rows, style = labels == label, {"color": COLOURS[label], "marker": "os"[label]}
         draw_binned(axes, values[rows], right[rows], MODELS[label], **style)
     by_time.set(xlabel="divergence time, generations", ylabel=accuracy, title="by divergence time")
-    by_rate.set(title="by migration rate")
     by_time.locator_params(axis="x", nbins=4)
-    by_rate.set(xlabel="migration rate per generation", ylabel=accuracy, xscale="log")
+    by_rate.set(xlabel="migration rate per generation", ylabel=accuracy, title="by migration rate")
+    by_rate.set_xscale("log")
     for axes in (calibration, mistakes, by_time, by_rate):
         axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.15), ncols=3, frameon=False)
 
@@ -3112,14 +2806,10 @@ def draw_mistakes(axes, rates, times, labels, right):
     axes.set(xlabel="divergence time, generations", ylabel="migration rate (below the line: none)")
 
 
-ATTRIBUTION_STEPS = 32
-N_ATTRIBUTED = 200  # spectra of each model
-
-
 def draw_attributions(cells, network, dataset):
     """What each bin adds to the log-odds of gene flow, in the mean over each model's spectra."""
     folded, tables = network.settings.folded, []
-    baseline = network.table.parts()[0].inputs.mean(axis=0)
+    baseline = parts(network.table)[0]["inputs"].mean(axis=0)
     for label in range(2):
         inputs = network_inputs(dataset.sfs[dataset.labels == label][:N_ATTRIBUTED], folded)
         tables.append(attributions(network.model, inputs, baseline).mean(axis=0))
@@ -3131,12 +2821,11 @@ def draw_attributions(cells, network, dataset):
 def attributions(model, inputs, baseline):
     """What each bin of spectra adds to the log-odds of gene flow: integrated gradients.
 
-    On the straight way from the baseline, shape (bins of A, bins of B, 1), to each of the inputs,
-    shape (N, bins of A, bins of B, 1), the gradient of the log-odds is averaged, then multiplied by
-    the way. So the attributions, shape (N, bins of A, bins of B), sum to the difference in log-odds
-    between the two ends, up to the error of finite steps (Sundararajan et al. 2017). The way begins
-    behind the square root, whose gradient at 0 is infinite, and ends before the softmax, whose
-    gradient vanishes where the network is sure.
+    On the straight way from the baseline to each of the inputs, shape (N, bins of A, bins of B, 1),
+    the gradient of the log-odds is averaged, then multiplied by the way. So the attributions, shape
+    (N, bins of A, bins of B), sum to the difference in log-odds between the two ends (Sundararajan
+    et al. 2017). The way begins behind the square root, whose gradient at 0 is infinite, and ends
+    before the softmax, whose gradient vanishes where the network is sure.
     """
     import tensorflow as tf
 
@@ -3165,7 +2854,7 @@ def draw_prediction(figure, prediction, network):
     title = f"{prediction.path.stem}{names}: probability of gene flow {probability}"
     figure.suptitle(f"{printable(title)}\nVerdict: {VERDICTS[prediction.verdict]}")
     (*cells, below), scatter = figure.subplots(2, 2).flat[:3], figure.axes[3]
-    near, table = prediction.nearest.inputs, network.table
+    near, table = prediction.nearest["inputs"], network.table
     style = {"folded": network.settings.folded, "bins_of": prediction.observed.counts.shape}
     counts = [prediction.inputs[0, ..., 0] ** 2, near.mean(axis=0)[..., 0] ** 2]
     nearest = f"mean of the {len(near)} nearest simulations\nof {MODELS[prediction.favoured]}"
@@ -3173,9 +2862,10 @@ def draw_prediction(figure, prediction, network):
     label = "standard deviations of the nearest simulations"
     title = "observed less expected\n(by a regression on the nearest simulations)"
     show_tables([below], [prediction.residual], [title], label, signed=True, **style)
-    axes_of_all = PCA(2, random_state=0).fit(flat(table.inputs))
+    axes_of_all = PCA(2, random_state=0).fit(flat(table["inputs"]))
     for label, model in enumerate(MODELS):
-        points = axes_of_all.transform(flat(table.of_model(label).inputs))[:1000]
+        of_model = table["inputs"][table["labels"] == label][:1000]
+        points = axes_of_all.transform(flat(of_model))
         scatter.scatter(*points.T, s=6, alpha=0.4, color=COLOURS[label], label=model)
     at = axes_of_all.transform(flat(prediction.inputs))[0]
     scatter.scatter(*at, marker="*", s=300, color="black", label="observed")
@@ -3193,17 +2883,15 @@ def run_alone():
     os.environ["MPLBACKEND"] = "agg"  # a notebook's terminal names one that may not be here
     os.environ["PYTHONWARNINGS"] = "ignore"  # of the workers
     warnings.simplefilter("ignore")
-    screen = os.dup(2)  # stays the screen while `held_stderr` holds 2
+    screen = os.dup(2)  # stays the screen while `quiet_stderr` holds 2
 
-    def stop(signal_number, _frame):
+    def stop(number, _frame):
         # Nothing is left to tidy up: unfinished files are hidden until the next command, and the
         # workers go when their parent is gone.
-        line = b"runml: stopped; what was not finished has replaced nothing.\n"
         with contextlib.suppress(OSError):
-            os.write(screen, b"\n" + line if os.isatty(screen) else line)
-            if not os.path.sameopenfile(screen, 2):
-                os.write(2, b"\0")  # what `held_stderr` holds is no reason
-        os._exit(128 + signal_number)
+            line = b"runml: stopped; what was not finished has replaced nothing.\n"
+            os.write(screen, b"\n" * os.isatty(screen) + line)
+        os._exit(128 + number)
 
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, stop)
@@ -3225,8 +2913,8 @@ def main(argv=None):
     except Exception as error:
         if os.environ.get("RUNML_TRACEBACK"):
             traceback.print_exc()
-        kind = "" if isinstance(error, OSError) else f"{type(error).__name__}, "
-        print_error(f"runml: error: {kind}{one_line(error)} (RUNML_TRACEBACK=1 shows where).")
+        kind = type(error).__name__
+        print_error(f"runml: error: {kind}, {one_line(error)} (RUNML_TRACEBACK=1 shows where).")
         return 1
     return 0
 

@@ -282,7 +282,7 @@ def quality(what, networks, test, accuracy="", loss=""):
     right, losses = scores(given, test.labels)
     mean_of(f"{what}: accuracy", right, min, accuracy)
     mean_of(f"{what}: log-loss", losses, max, loss)
-    told = runml.is_told(given)
+    told = given.min(axis=-1) < runml.MAX_ERROR
     verdicts = f"told {told.mean():.1%}, wrongly {(told & ~right).sum() / max(1, told.sum()):.1%}"
     row(f"{what}: verdicts", verdicts, f"undecided {(~told).mean():.1%}", "at most 5% wrongly")
     found = [runml.baseline_accuracies(network, test) for network in networks]
@@ -294,11 +294,12 @@ def quality(what, networks, test, accuracy="", loss=""):
 
 def judge(what, network, test, reference="", target=""):
     """A row that tells how often `--predict` says what; return how many are told, and wrongly."""
-    fits = [runml.ModelFit(network.table.of_model(label)) for label in range(2)]
+    table = network.table
+    fits = [runml.ModelFit(table[table["labels"] == label]) for label in range(2)]
     observed = [runml.Observed(x, network.settings.folded) for x in test.sfs[..., 0].astype(float)]
     said = [runml.make_prediction(Path("sfs"), x, network, fits) for x in observed]
     names = np.array([each.verdict for each in said])
-    warned = [each.p_after <= runml.false_alarms(each.n_simulated) for each in said]
+    warned = [each.p_after <= each.fit.false_alarms for each in said]
     is_so = {x: names == x for x in ("neither", "out of range")} | {"warned": np.array(warned)}
     is_so["flagged"] = np.any(list(is_so.values()), axis=0)
     is_so |= {"undecided": names == "undecided", "told": np.isin(names, runml.MODELS)}
@@ -448,7 +449,7 @@ class Benchmark:
         test, n_reps = self.test_sets(YOUNG), self.n(1_000)
         networks = self.of_seeds(SEEDS[:3], YOUNG, n_reps)
         quality(f"young, {n_reps:,} replicates", networks, test, loss="at most 0.48")
-        fits = [runml.fit_logistic_regression(*network.table.parts()) for network in networks]
+        fits = [runml.fit_logistic_regression(network.table) for network in networks]
         inputs = runml.network_inputs(test.sfs, folded=False).reshape(len(test.sfs), -1)
         losses = scores([fit.predict_proba(inputs) for fit in fits], test.labels)[1]
         mean_of("the same: log-loss of a logistic regression", losses, max, "a coin: 0.6931")
@@ -509,7 +510,7 @@ class Benchmark:
         own, n, fresh = replace(EASY, seed=1), self.n(300), self.test_sets(EASY, n=2_000)
         for n_reps in map(self.n, (50, 500, 1_000, 5_000)):
             network = self.trained(own, n_reps)
-            expected = f"each check expects {runml.false_alarms(n_reps):.1%}"
+            expected = f"each check expects {max(runml.FALSE_ALARMS, 1 / (n_reps + 1)):.1%}"
             judge(f"fresh, {n_reps:,} replicates", network, fresh, expected, "flagged ≤ 2%")
         networks = {"": network, " (folded)": self.trained(own, n_reps, folded=True)}
         for (folded, each), length in product(networks.items(), (10_000, 100_000, 1_000_000)):
@@ -644,7 +645,9 @@ class Benchmark:
             for n, change in tried:
                 networks, ends = self.of_seeds(LESSON_SEEDS, settings, n, **change), []
                 for network in networks:
-                    parts = [scores(x.probabilities, x.labels) for x in network.table.parts()]
+                    parts = [
+                        scores(x["probabilities"], x["labels"]) for x in runml.parts(network.table)
+                    ]
                     fresh = scores(ask([network], test.sfs), test.labels)[0]
                     ends.append([x.mean() for x in (*parts[1][::-1], parts[0][1], fresh)])
                 words = " ".join(f"--{name} {value:g}" for name, value in change.items())

@@ -20,10 +20,7 @@ ESCAPE = "\x1b[2J\x1b]0;owned\x07\u202e"  # what a terminal would act on
 
 
 def command(*words, python=(), **kwargs):
-    """Run the script as a student does, in a process of its own: exit status, output, errors.
-
-    `python` are words for Python itself.
-    """
+    """Run the script in a process of its own: exit status, output, errors."""
     words = [SCRIPT[0], *python, SCRIPT[1], *map(str, words)]
     done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=300, **kwargs)
     return done.returncode, done.stdout, done.stderr

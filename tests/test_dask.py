@@ -104,7 +104,9 @@ def test_what_a_lost_cluster_has_done_is_kept(
     assert_refused(done, f"--dask_scheduler {address}", "gone")
     assert not dataset_files(tmp_path)
     if n_left:
-        assert_refused(simulate(capsys, tmp_path, address), address, "no workers")
+        assert_refused(
+            simulate(capsys, tmp_path, address), address, "no Dask scheduler with workers"
+        )
     status, printed, error = run(capsys, *WORDS, "--workers", 1, "--data_dir", tmp_path)
     assert (status, error, "Going on after" in printed) == (0, "", True)
     assert dataset_files(tmp_path) == local
@@ -121,14 +123,14 @@ def test_a_worker_with_another_version_of_a_package_is_told(tmp_path, cluster, c
     cluster.have(0)
     done = simulate(capsys, tmp_path / "data", cluster.have(1, path=tmp_path))
     cluster.have(0)
-    assert_refused(done, f"msprime 0.7.4, and here is {msprime.__version__}")
+    assert_refused(done, "'msprime': '0.7.4'", f"'msprime': '{msprime.__version__}'")
     assert not contents(tmp_path / "data")
 
 
 @pytest.mark.parametrize("address", ["nonsense", "http://127.0.0.1:8786", "tcp://127.0.0.1:1"])
 def test_no_scheduler_at_the_address(tmp_path, capsys, address):
     done = simulate(capsys, tmp_path, address)
-    assert_refused(done, f"--dask_scheduler {address}", "no Dask scheduler answers there")
+    assert_refused(done, f"--dask_scheduler {address}", "no Dask scheduler with workers answers")
 
 
 def test_the_missing_package_is_named(tmp_path, capsys, monkeypatch):

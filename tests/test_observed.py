@@ -12,7 +12,7 @@ import dadi
 import moments
 import numpy as np
 import pytest
-from conftest import EXAMPLES, rows, run, runml
+from conftest import ESCAPE, EXAMPLES, rows, run, runml
 from threadpoolctl import threadpool_limits
 
 # ------------------------------------------ reading ------------------------------------------
@@ -48,18 +48,13 @@ UNFOLDED = {
     "dadi.fs": DADI,
     "without a mask.fs": text("5 7", COUNTS),
     "comments.fs": text("# great tits", "#", "", "5 7 unfolded", "# not filtered", COUNTS),
-    "carriage returns.fs": DADI.replace(b"\n", b"\r\n"),
-    "a mark.fs": b"\xef\xbb\xbf" + DADI,
+    "a mark and carriage returns.fs": b"\xef\xbb\xbf" + DADI.replace(b"\n", b"\r\n"),
     "gzipped.fs": gzip.compress(DADI),
-    "gzipped.sfs.bgz": gzip.compress(text("#SHAPE=<5/7>", COUNTS)),
     "plain text in spite of.fs.gz": DADI,
     "array.npy": as_npy(COUNTS),
-    "whole numbers.npy": as_npy(COUNTS.astype(np.int32)),
     "a channel.npy": as_npy(COUNTS[..., np.newaxis]),
     "invariant sites.npy": as_npy(WITH_CORNERS),
-    "invariant sites.fs": text("5 7 unfolded", WITH_CORNERS),
     "tits_jointDAFpop1_0.obs": fastsimcoal(COUNTS.T),
-    "tits_jointDAFpop1_0.txt": fastsimcoal(COUNTS.T),
     "rows_jointDAFpop0_1.obs": fastsimcoal(COUNTS, 0, 1),
     "far_jointDAFpop12_5.obs": fastsimcoal(COUNTS.T, 12, 5),  # the lower number is A
 }
@@ -121,6 +116,7 @@ def refusal(path):
 VCF = text("##fileformat=VCFv4.2", "#CHROM\tPOS\tID\tREF\tALT\tQUAL\tFILTER\tINFO")
 LIST = "vcf_to_spectrum.py"
 MINUS = np.where(np.eye(5, 7, 1) > 0, -1, COUNTS)
+GAP = np.where((COUNTS > 0) & (np.cumsum(COUNTS > 0) == 33).reshape(5, 7), np.nan, COUNTS)
 REFUSED = {
     "realsfs.sfs": (text("7442567.936 " + "1.5e-3 " * 48), "realSFS", "7 7 unfolded"),
     "unequal.sfs": (text(COUNTS), "realSFS", "(n_A + 1) (n_B + 1) unfolded"),
@@ -128,7 +124,6 @@ REFUSED = {
     "three.sfs": (text("#SHAPE=<3/3/3>", np.ones(27)), "3 populations", "marginalize"),
     "chromosomes.fs": (text("4 6 unfolded", COUNTS), "chromosomes + 1", "5 7?"),
     "two.fs": (text("5 7 unfolded", COUNTS, COUNTS), "mask holds 0 and 1", "2 spectra"),
-    "one.fs": (text("5 unfolded", np.ones(5)), "1 populations", "choose A and B"),
     "odd.fs": (text("4 5 unfolded", np.ones(20)), "3 + 4 chromosomes", "project"),
     "fill.fs": (text("5 7 unfolded", MINUS), "negative", "masked ones 0"),
     "empty.fs": (b"", "empty"),
@@ -138,9 +133,8 @@ REFUSED = {
     "utf16.fs": (DADI.decode().encode("utf-16"), "UTF-16", "UTF-8"),
     "pickle.fs": (moments.Spectrum(COUNTS).dumps(), "Python object", "to_file"),
     "archive.npz": (b"PK\x03\x04", ".npz", "numpy.save"),
-    "fill.npy": (as_npy(MINUS), "negative", "masked ones 0"),
+    "other cells of that half have SNPs.npy": (as_npy(GAP), "masked ones 0"),
     "many.npy": (as_npy(np.ones((4, 5, 7, 1))), "(4, 5, 7, 1)"),
-    "cut.npy": (as_npy(COUNTS)[:-9], "cut.npy"),
     "objects.npy": (as_npy(np.array([[{}]])), "objects.npy"),
     "tits_MSFS.obs": (text("1 observations. No. of demes", "2\t4\t6", COUNTS), "_jointDAFpop1_0"),
     "tits.obs": (fastsimcoal(COUNTS.T), "jointDAF", "jointMAF"),
@@ -149,7 +143,6 @@ REFUSED = {
     "own_jointMAFpop1_0.obs": (fastsimcoal(COUNTS.T), "MAF", "major"),
     "gap_jointDAFpop1_0.obs": (fastsimcoal(COUNTS.T).replace(b"d0_1", b"d0_2"), "labels"),
     "birds.vcf": (VCF, "VCF", LIST),
-    "birds.vcf.gz": (gzip.compress(VCF), "VCF", LIST),
     "birds.bcf": (gzip.compress(b"BCF\x02\x02"), "BCF", LIST),
     "species.txt": (text("tit1\tgreat", "tit2\tblue"), "list of individuals", LIST),
     "pointer.npy": (text("version https://git-lfs.github.com/spec/v1", "oid x"), "git lfs pull"),
@@ -163,24 +156,13 @@ def test_what_is_no_spectrum_is_refused_by_the_name_of_its_format(tmp_path, name
     assert [word for word in words if word not in refusal(tmp_path / name)] == []
 
 
-def test_a_pointer_in_place_of_the_training_set(tmp_path):
-    (tmp_path / "simulated_sfs.npy").write_bytes(REFUSED["pointer.npy"][0])
-    with pytest.raises(runml.UserError, match="git lfs pull"):
-        runml.load_dataset(tmp_path)
-
-
-ENDLESS = [b"1", b"2 ", b"x", b"x\t", b" ", b"#SHAPE=<2/", b'5 7 "', b"1 observations\td0_0"]
-
-
-@pytest.mark.parametrize("beginning", ENDLESS)
-def test_a_first_line_without_end_is_refused(tmp_path, beginning):
+@pytest.mark.parametrize("beginning", [b"1", b"x\t", b" ", b"#SHAPE=<2/", b'5 7 "'])
+def test_a_file_without_end_is_refused(tmp_path, beginning):
     (tmp_path / "own.fs").write_bytes(beginning + beginning[-2:] * 1_000_000)
     refusal(tmp_path / "own.fs")
-
-
-def test_files_larger_than_memory(tmp_path):
-    (tmp_path / "packed.fs").write_bytes(gzip.compress(bytes(70_000_000), 1))
+    (tmp_path / "packed.fs").write_bytes(gzip.compress(beginning + bytes(70_000_000), 1))
     with (tmp_path / "plain.fs").open("wb") as file:
+        file.write(beginning)
         file.truncate(10**12)
     assert all("larger" in refusal(tmp_path / name) for name in ("packed.fs", "plain.fs"))
 
@@ -203,60 +185,37 @@ def test_other_spectra_than_the_models(own, model, told, not_told):
     assert not_told not in str(caught.value)
 
 
-@pytest.mark.parametrize("function", ["joint_sfs", "joint_sfs_folded"])
-def test_scikit_allel_without_the_numbers_of_chromosomes(tmp_path, function):
-    allel = pytest.importorskip("allel")
-    rng = np.random.default_rng(1)
-    derived = rng.integers(0, 19, (2, 500))  # of 20 chromosomes, none on more than 18
+def test_scikit_allel_with_and_without_the_numbers_of_chromosomes(tmp_path):
+    allel, path = pytest.importorskip("allel"), tmp_path / "own.npy"
+    derived = np.random.default_rng(1).integers(0, 19, (2, 500))  # of 20, none on more than 18
     of_both = [np.stack([20 - each, each], axis=1) for each in derived]
-    cut = allel.joint_sfs(*derived) if function == "joint_sfs" else allel.joint_sfs_folded(*of_both)
-    assert cut.shape == ((19, 19) if function == "joint_sfs" else (11, 11))
-    np.save(tmp_path / "own.npy", cut)
-    with pytest.raises(runml.UserError, match=r"n1=\.\.\., n2=.* never joint_sfs_folded"):
-        cut = runml.read_observed(tmp_path / "own.npy")
-        runml.check_fits(tmp_path / "own.npy", cut, (21, 21), False)
-    np.save(tmp_path / "own.npy", allel.joint_sfs(*derived, n1=20, n2=20))
-    whole = runml.read_observed(tmp_path / "own.npy")
+    for cut in (allel.joint_sfs(*derived), allel.joint_sfs_folded(*of_both)):
+        np.save(path, cut)
+        with pytest.raises(runml.UserError, match=r"n1=\.\.\., n2=.* never joint_sfs_folded"):
+            runml.check_fits(path, runml.read_observed(path), (21, 21), False)
+    np.save(path, allel.joint_sfs(*derived, n1=20, n2=20))
+    whole = runml.read_observed(path)
     expected = np.histogram2d(*derived, bins=[np.arange(22) - 0.5] * 2)[0]
     expected[0, 0] = 0
     assert whole.counts.tolist() == expected.tolist()
 
 
-@pytest.mark.parametrize("lacking", [-1, np.nan])
-def test_one_missing_number_does_not_fold_a_spectrum(tmp_path, lacking):
-    counts = np.where((COUNTS > 0) & (np.cumsum(COUNTS > 0) == 33).reshape(5, 7), lacking, COUNTS)
-    np.save(tmp_path / "own.npy", counts)  # where other cells of that half have SNPs
-    assert "masked ones 0" in refusal(tmp_path / "own.npy")
-
-
-# The readings that come with the files: sizes, SNPs, and which other file is the same, unfolded.
-READINGS = {
-    "winsfs_A-B.sfs": ((11, 13), 1041.882, "winsfs_A-B.npy", False),
-    "gadma_jointDAFpop1_0.obs": ((5, 9), 67_212, None, False),
-    "gadma_jointMAFpop1_0.obs": ((5, 9), 67_212, "gadma_jointDAFpop1_0.obs", True),
-    "momi2_unfolded_2pop.sfs": ((9, 9), 938, None, False),
-    "momi2_folded_2pop.sfs": ((9, 9), 938, "momi2_unfolded_2pop.sfs", True),
-    "dadi-cli_LowPass_cov.fs": ((21, 21), 139, None, True),
-    "gadma_MO_jointDAFpop1_0.obs": "which one?",
-    "moments_2_pops_16x21.fs": "15 + 20 chromosomes",
-    "moledata_simulated_sfs.npy.lfs-pointer": "git lfs pull",
-}
+# Files of public repositories in different formats, or unfolded and folded, of the same data.
 PUBLIC = EXAMPLES / "public"
+PAIRS = [
+    ("winsfs_A-B.sfs", "winsfs_A-B.npy"),
+    ("gadma_jointMAFpop1_0.obs", "gadma_jointDAFpop1_0.obs"),
+    ("momi2_folded_2pop.sfs", "momi2_unfolded_2pop.sfs"),
+]
 
 
 @pytest.mark.skipif(not PUBLIC.exists(), reason="the examples are not here")
-@pytest.mark.parametrize("name", READINGS)
-def test_files_of_public_repositories(name):
-    if isinstance(READINGS[name], str):
-        assert READINGS[name] in refusal(PUBLIC / name)
-        return
-    observed, (shape, snps, like, is_folded) = runml.read_observed(PUBLIC / name), READINGS[name]
-    assert (observed.counts.shape, observed.folded) == (shape, is_folded)
-    assert observed.counts.sum() == pytest.approx(snps, abs=0.001)
-    if like:
-        expected = moments.Spectrum(runml.read_observed(PUBLIC / like).counts)
-        expected = expected.fold() if is_folded else expected
-        assert observed.counts == pytest.approx(np.array(expected.filled(0)), abs=1e-5)
+@pytest.mark.parametrize(("name", "like"), PAIRS)
+def test_files_of_public_repositories_agree(name, like):
+    observed, other = (runml.read_observed(PUBLIC / each) for each in (name, like))
+    expected = moments.Spectrum(other.counts)
+    expected = expected.fold() if observed.folded else expected
+    assert observed.counts == pytest.approx(np.array(expected.filled(0)), abs=1e-5)
 
 
 # ------------------------------------------ answers ------------------------------------------
@@ -291,7 +250,9 @@ def toy_network(gives, validated=None, folded=False, is_random=True, data="x", *
     given[IS_VALIDATION] = given[IS_VALIDATION] if validated is None else validated
     both = np.stack([1 - given, given], axis=1)
     inputs, summaries = runml.network_inputs(sfs, folded), runml.summarise(sfs, folded)
-    table = runml.ReferenceTable(inputs, summaries, truth, LABELS, IS_VALIDATION, both)
+    table = np.empty(len(sfs), runml.reference_dtype(inputs.shape[1:], folded))
+    table["inputs"], table["summaries"], table["parameters"] = inputs, summaries, truth
+    table["labels"], table["is_validation"], table["probabilities"] = LABELS, IS_VALIDATION, both
     settings = runml.TrainingSettings(folded=folded, **training)
     known = gives if isinstance(gives, dict) else {}  # by the number of SNPs, or the same for all
 
@@ -309,11 +270,11 @@ def ask(tmp_path, capsys, no_pictures):
     """To ask a network about arrays by name: what is printed, in one line, and all rows so far."""
 
     def answer(network, observed, bootstrap=(), before=()):
-        observed, bootstrap = (
-            {tmp_path / x: runml.Observed(some[x] * 1.0, network.settings.folded) for x in some}
-            for some in (observed, dict(bootstrap))
-        )
-        runml.predict(tmp_path, observed, bootstrap, list(before), network)
+        is_folded, some = network.settings.folded, []
+        for spectra in (observed, dict(bootstrap)):
+            own = {name: runml.Observed(sfs * 1.0, is_folded) for name, sfs in spectra.items()}
+            some.append({tmp_path / name: spectrum for name, spectrum in own.items()})
+        runml.predict(tmp_path, *some, list(before), network)
         out, error = capsys.readouterr()
         assert error == ""
         return " ".join(out.split()), rows(tmp_path / "predictions.csv")
@@ -338,7 +299,6 @@ def typical(label=1):
 
 CHECKERED = np.where(SHARED > 0, typical() * (1 + 0.95 * (-1.0) ** (A + B)), typical())
 VERDICTS = [  # in cells where no toy model has them, CHECKERED has as many SNPs of each summary
-    (0.02, typical(0), "divergence", "no gene flow of the kind"),
     (0.049, typical(0), "divergence", "no gene flow of the kind"),
     (0.051, typical(0), "undecided", "undecided"),
     (0.5, typical(0), "undecided", "undecided"),
@@ -360,14 +320,6 @@ def test_each_verdict(ask, gives, spectrum, verdict, said):
     assert f"probability of gene flow: {gives:.3f}" in out
     assert ("a third, unsampled one" in out) == (verdict == "gene flow")
     assert ("Warning: SNPs outside all simulations" in out) == (verdict == "out of range")
-
-
-def test_few_fresh_spectra_are_taken_for_outliers(ask):
-    fresh = toy_spectra(seed=2)[1]
-    out, found = ask(toy_network(0.99), {f"{row}": fresh[row] for row in range(1, 301, 2)})
-    expected = float(re.search(r"([\d.]+)% are taken for", out)[1])
-    assert 0.8 < expected < 3
-    assert sum(row["within_training_range"] == "no" for row in found) < 10  # of 150
 
 
 def validated(of_gene_flow, of_divergence):
@@ -406,17 +358,15 @@ def test_how_sure_an_answer_is(ask, gives, given, said):
     assert re.search(said, ask(toy_network(gives, given), {"own": typical(gives > 0.5)})[0])
 
 
-COIN, NOISE = np.full(300, 0.5), np.random.default_rng(3).uniform(0.3, 0.7, 300)
-WRONG = np.where(np.arange(300) % 3 == 0, 0.01, 0.99)
+COIN, WRONG = np.full(300, 0.5), np.where(np.arange(300) % 3 == 0, 0.01, 0.99)
 
 
-@pytest.mark.parametrize("given", [COIN, NOISE, WRONG], ids=["coin", "noise", "wrong"])
+@pytest.mark.parametrize("given", [COIN, WRONG], ids=["coin", "wrong"])
 def test_a_network_that_learned_nothing_tells_no_model(ask, given):
     for gives, label in ((0.02, 0), (0.98, 1)):
         out, (row,) = ask(toy_network(gives, given), {"own": typical(label)})
         assert row["verdict"] == "undecided"
         assert "learned nothing" in out
-        assert "0.69" in out  # a coin's loss
     assert "learned nothing" not in ask(toy_network(0.98), {"own": typical()})[0]
 
 
@@ -444,7 +394,7 @@ def test_bootstrap_spectra(ask):
     gives = {x.sum(): 0.9 if n < 3 else 0.95 + n / 2500 for n, x in enumerate(some.values())}
     out, found = ask(toy_network(gives | {observed.sum(): 0.98}), {"own": observed}, some)
     low, high = np.quantile(list(gives.values()), [0.025, 0.975])
-    line = f"probability of gene flow {low:.2f} to {high:.2f} (95%)"
+    line = f"probability of gene flow {low:.3f} to {high:.3f} (95%)"
     assert f"100 bootstrap spectra: gene flow in 97, undecided in 3; {line}" in out
     assert out.count("Verdict: ") == 1
     assert [Path(row["bootstrap_of"]).name for row in found] == ["", *["own"] * 100]
@@ -489,13 +439,9 @@ def test_summaries_by_hand():
     sfs[0, 1, 0], sfs[0, 1, 1], sfs[0, 0, 2], sfs[0, 0, 0] = 3, 4, 1, 1000
     (found,) = runml.summarise(sfs)
     expected = {"SNPs": 8, "pi in A": 7, "pi in B": 4, "d_XY": 1.5 + 2 + 1, "F_ST": 1 - 5.5 / 4.5}
-    expected |= {
-        "shared": 4 / 8,
-        "private to A": 3 / 8,
-        "private to B": 0,
-        "fixed differences": 1 / 8,
-    }
-    expected |= {"singletons per doubleton": 3 / 5, "derived allele major": 0}
+    expected |= {"shared": 4 / 8, "private to A": 3 / 8, "private to B": 0}
+    expected |= {"fixed differences": 1 / 8, "derived allele major": 0}
+    expected |= {"singletons per doubleton": 3 / 5}
     assert dict(zip(found.dtype.names, found, strict=True)) == pytest.approx(expected)
 
 
@@ -518,29 +464,24 @@ def test_a_small_model_is_asked_about_spectra(copy, tmp_path, capsys, no_picture
     assert re.search(rf"pi in A, per bp +{pi:.3g} ", out)
 
 
-ESCAPE = "\x1b[31mred\x07\x9b1m"
-
-
 @pytest.mark.parametrize(
     ("file", "names", "told"),
     [
         ("own.fs", '"Parus major" "P. minor"', "A: Parus major, B: P. minor"),
         ("one.fs", '"Parus major"', "one.fs"),
-        (f"good{ESCAPE}.fs", f'"A{ESCAPE}" "B{ESCAPE}"', "red"),
-        (f"bad{ESCAPE}.fs", f"{ESCAPE}\n1", "red"),
+        (f"good{ESCAPE}.fs", f'"A{ESCAPE}" "B{ESCAPE}"', "owned"),
+        (f"bad{ESCAPE}.fs", f"{ESCAPE}\n1", "owned"),
     ],
 )
 def test_names_are_told_and_act_on_no_terminal(
-    copy, tmp_path, capsys, monkeypatch, file, names, told
+    copy, tmp_path, capsys, no_pictures, file, names, told
 ):
-    monkeypatch.setattr(runml, "draw_prediction", lambda *_: None)
     counts = np.load(copy / "test_sfs.npy")[0]
     (tmp_path / file).write_bytes(text(f"21 21 unfolded {names}", counts))
     status, out, error = run(capsys, "--data_dir", copy, "--predict", tmp_path / file)
     assert status == ("bad" in file)
     assert told in out + error
-    assert not set(ESCAPE) - set("[31mred") & set(out + error)
-    assert ("See " in out) == (not status)
+    assert all(letter.isprintable() for letter in (out + error).replace("\n", ""))
 
 
 def test_spectra_of_one_name_have_each_their_picture(copy, tmp_path, capsys, monkeypatch):

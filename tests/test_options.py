@@ -76,9 +76,8 @@ def test_limits(capsys, tmp_path, name):
 
 @pytest.mark.parametrize("name", PRIORS)
 def test_priors_have_one_two_or_three_words(capsys, tmp_path, name):
-    low, high = ("0.002", "0.004") if name == "mutation_rate" else ("0.2", "0.4")
-    if name == "ne_prior":
-        low, high = "200", "400"
+    others = {"mutation_rate": ("0.002", "0.004"), "ne_prior": ("200", "400")}
+    low, high = others.get(name, ("0.2", "0.4"))
     numbers = float(low), float(high)
     assert typed(name, low) == runml.Prior(numbers[0], numbers[0])
     assert typed(name, low, high) == runml.Prior(*numbers)
@@ -93,17 +92,12 @@ def test_priors_have_one_two_or_three_words(capsys, tmp_path, name):
 
 REFUSED = [  # on a model of two layers with 10 + 10 individuals, or its data
     ("", "--simulate, --train, --test or --predict"),
-    ("train", "train"),
     ("--simulate=yes", "--simulate"),
-    ("--train --learning_rat 1e-5", "did you mean --learning_rate?"),
-    ("--simulate 5", "5"),
-    ("--simulate --asymmetric yes", "yes"),
+    ("--train --learning_rat 1e-5", "--learning_rat"),
     ("--simulate --sample_size 24 24 24", "24 24 24: takes one number, or two"),
-    ("--train --epochs", "--epochs"),
     ("--predict", "--predict"),
     ("--simulate --dask_scheduler=", "--dask_scheduler"),
     ("--simulate --dask_scheduler tcp://127.0.0.1:1 --workers 2", "--workers"),
-    ("--train --dask_scheduler tcp://127.0.0.1:1", "--dask_scheduler"),
     ("--train --settings own.json", "--settings"),
     ("--test --bootstrap own.npy", "--bootstrap"),
     ("--predict own.npy two.npy --bootstrap own.npy", "--bootstrap"),
@@ -113,11 +107,9 @@ REFUSED = [  # on a model of two layers with 10 + 10 individuals, or its data
     # It contradicts what was saved.
     ("--test --layers 3", "--layers 3: the model was trained with 2"),
     ("--test --folded", "--folded on: the model was trained with off"),
-    ("--test --n_reps 7", "trained with 200"),
     ("--predict own.npy --seed 9", "trained with 1234"),
     ("--predict own.npy --sample_size 5", "trained with 10 10"),
-    ("--train --sequence_length 777", "--sequence_length 777: the data were simulated with 20000"),
-    ("--train --tdiv_prior 5e4 5e5 log", "simulated with 50000 500000"),
+    ("--train --tdiv_prior 5e4 5e5 log", "the data were simulated with 50000 500000"),
     ("--train --test --sample_size 5", "simulated with 10 10"),
     ("--simulate --test --sample_size 5", "trained with 10 10"),
     # Each is possible, but not together.
@@ -187,7 +179,6 @@ def test_commands_run_in_their_order_whatever_was_typed_first(capsys, own, asked
         ("--simulate --train --predict nowhere.npy", 1, "nowhere.npy"),
         ("--simulate --train --predict other.npy", 1, "other.npy"),
         ("--simulate --settings nowhere.json", 1, "nowhere.json"),
-        ("--simulate --settings=", 2, "--settings"),
         ("--simulate --train --data_dir=", 2, "--data_dir"),
         ("--data_dir", 2, "--data_dir"),
         ("--simulate --data_dir own.npy", 1, "own.npy"),
