@@ -125,7 +125,8 @@ def test_the_spectrum_is_the_true_one(tmp_path):
     assert f"pi of A = {pi_a:.3g}, pi of B = {pi_b:.3g}, d_XY = {d_xy:.3g}" in screen
     n_a, n_b = pi_a / 4 / MUTATION_RATE, pi_b / 4 / MUTATION_RATE
     assert f"{n_a:,.0f} and {n_b:,.0f} individuals" in screen
-    assert f"{d_xy / 2 / MUTATION_RATE:,.0f} generations" in screen
+    most, about = d_xy / 2 / MUTATION_RATE, (d_xy - (pi_a + pi_b) / 2) / 2 / MUTATION_RATE
+    assert f"{about:,.0f} generations,\nat most {most:,.0f}." in screen
     assert "No site has three nucleotides" in screen
     assert not (tmp_path / "observed_bootstrap").exists()
 

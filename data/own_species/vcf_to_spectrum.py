@@ -381,10 +381,13 @@ def run(options):
     print(f"{n_spectra} bootstrap spectra, of {n_chunks:,} {unit} drawn with replacement.")
     pi_a, pi_b, d_xy = np.divide(diversity(observed.filled(0)), length * options.n_loci)
     print(f"Per base pair: pi of A = {pi_a:.3g}, pi of B = {pi_b:.3g}, d_XY = {d_xy:.3g}.")
-    print("Priors: sizes about pi / (4 mu), divergence at most d_XY / (2 mu) generations ago.")
+    print("Priors: sizes about pi / (4 mu), divergence about (d_XY - pi) / (2 mu) generations ago,")
+    print("which is too low if there was gene flow; without it, at most d_XY / (2 mu).")
     if options.mutation_rate:
-        size_a, size_b, t = np.divide((pi_a / 2, pi_b / 2, d_xy), 2 * options.mutation_rate)
-        print(f"These are {size_a:,.0f} and {size_b:,.0f} individuals, {t:,.0f} generations.")
+        size_a, size_b, most = np.divide((pi_a / 2, pi_b / 2, d_xy), 2 * options.mutation_rate)
+        about = most - (size_a + size_b)  # the mean pi of both, over 2 mu
+        print(f"These are {size_a:,.0f} and {size_b:,.0f} individuals, {about:,.0f} generations,")
+        print(f"at most {most:,.0f}.")
     print("To simulate the like, with the mutation rate and priors of these species:")
     print(
         f"--sample_size {n_a // 2} {n_b // 2} --n_loci {options.n_loci} --sequence_length {length}"
