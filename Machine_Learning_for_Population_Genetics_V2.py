@@ -1853,7 +1853,7 @@ RUN = {"workers", "dask_scheduler"}
 USES = {  # the settings that each command has a use for
     "simulate": SIMULATION | RUN | {"n_reps"},
     "train": TRAINING,
-    "test": SIMULATION | RUN | {"n_test_reps"},
+    "test": SIMULATION - {"sample_size"} | RUN | {"n_test_reps"},  # that is the network's
     "predict": set(),
 }
 MIN_REPS = 5  # of each model, to learn from
@@ -1882,20 +1882,20 @@ def converted(values, where, error=None):
 def convert(setting, words):
     """The value of a setting, a `dataclasses.Field`, from its words, or a `ValueError`."""
     kind, number = setting.type, functools.partial(convert_number, **setting.metadata["limits"])
+    match words:
+        case [word] if kind in (int, float):
+            return number(kind, word)
+        case [word] if kind in (bool, str) and isinstance(word, kind) and word != "":
+            return word
+        case [_] | [_, _] if kind is PerSpecies:
+            return PerSpecies(number(int, words[0]), number(int, words[-1]))
+        case [_] | [_, _] | [_, _, "log"] if kind is Prior:
+            low, high, is_log = number(float, words[0]), number(float, words[:2][-1]), words[2:]
+            if low > high or (is_log and not low):
+                raise ValueError(f"{low:g} {high:g}: the low end first, above 0 if log-uniform")
+            return Prior(low, high, "log" if is_log and low < high else "uniform")
     takes = {Prior: "X, or LOW HIGH, or LOW HIGH log", PerSpecies: "one number, or two"}
-    scale = "log" if kind is Prior and words[2:] == ["log"] else "uniform"
-    ends = words[:2] if scale == "log" else words
-    is_wrong = kind in (bool, str) and (not isinstance(words[0], kind) or words[0] == "")
-    if is_wrong or not 1 <= len(ends) <= (2 if kind in takes else 1):
-        raise ValueError(f"{' '.join(map(str, words))}: takes {takes.get(kind, 'one value')}")
-    if kind is PerSpecies:
-        return PerSpecies(number(int, ends[0]), number(int, ends[-1]))
-    if kind is Prior:
-        low, high = number(float, ends[0]), number(float, ends[-1])
-        if low > high or (scale == "log" and not low):
-            raise ValueError(f"{low:g} {high:g}: the low end first, above 0 if log-uniform")
-        return Prior(low, high, scale if low < high else "uniform")
-    return number(kind, words[0]) if kind in (int, float) else kind(words[0])
+    raise ValueError(f"{' '.join(map(str, words))}: takes {takes.get(kind, 'one value')}")
 
 
 def convert_number(kind, word, low, high, exclude):
@@ -1930,7 +1930,6 @@ def command_line():
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
-        argument_default=argparse.SUPPRESS,
     )
     # A negative number is a value out of its limits, not the name of an option.
     parser._negative_number_matcher = re.compile(r"-(\.?\d|inf|nan)", re.IGNORECASE)
@@ -1942,7 +1941,7 @@ def command_line():
         "test": parser.add_argument_group("how much is tested (--test)"),
         "predict": parser.add_argument_group("what is asked (--predict)"),
     }
-    files = {"nargs": "+", "action": "extend", "metavar": "FILE", "type": Path}
+    files = {"nargs": "+", "action": "extend", "metavar": "FILE", "type": Path, "default": []}
     do.add_argument("--simulate", action="store_true", help="simulate joint SFS of both models")
     do.add_argument("--train", action="store_true", help="train the network on them")
     do.add_argument("--test", action="store_true", help="test it, once, on a fresh set")
@@ -1951,7 +1950,7 @@ def command_line():
     text = "take what is not typed from a saved settings file"
     groups["simulate"].add_argument("--settings", metavar="FILE", help=text)
     text = "where files are (default: data)"
-    groups["all"].add_argument("--data_dir", metavar="FOLDER", help=text)
+    groups["all"].add_argument("--data_dir", default="data", metavar="FOLDER", help=text)
     groups["all"].add_argument("--version", action="version", version=f"runml {VERSION}")
     metavars = {Prior: ("LOW", "HIGH log"), PerSpecies: ("A", "B"), int: "N", float: "X"}
     unset = {"workers": "all usable cores", "dask_scheduler": "none"}
@@ -1974,28 +1973,22 @@ def parse_options(argv):
     Returns
     -------
     argparse.Namespace
-        `commands`, in order; `folder`; `typed`, the values of the settings that were typed, by
-        name; `settings_file`, or None; and the lists of paths `observed` and `bootstrap`.
+        What argparse finds; beside it `commands`, in order, and `typed`, the values of the settings
+        that were typed, by name.
     """
-    arguments = vars(command_line().parse_args(argv))
-    typed = {name: arguments[name] for name in SETTINGS if name in arguments}
-    options = argparse.Namespace(
-        commands=[command for command in COMMANDS if command in arguments],
-        folder=Path(arguments.get("data_dir") or "data"),
-        typed=converted(typed, "--", UsageError),
-        settings_file=arguments.get("settings"),
-        observed=list(dict.fromkeys(arguments.get("predict", []))),
-        bootstrap=list(dict.fromkeys(arguments.get("bootstrap", []))),
-    )
+    options = command_line().parse_args(argv)
+    typed = {name: words for name, words in vars(options).items() if name in SETTINGS and words}
+    options.typed = converted(typed, "--", UsageError)
+    options.commands = [command for command in COMMANDS if getattr(options, command)]
     if not options.commands:
         raise UsageError("say what to do: --simulate, --train, --test or --predict (see --help)")
-    if "" in (arguments.get("data_dir"), options.settings_file):
+    if "" in (options.data_dir, options.settings):
         raise UsageError("--data_dir and --settings must not be empty")
     if options.typed.keys() >= RUN:
         raise UsageError("--workers has no use with --dask_scheduler")
-    if options.settings_file is not None and "simulate" not in options.commands:
+    if options.settings and not options.simulate:
         raise UsageError("--settings has no use without --simulate")
-    if options.bootstrap and len(options.observed) != 1:
+    if options.bootstrap and len(options.predict) != 1:
         raise UsageError("--bootstrap has its use beside one --predict FILE")
     return options
 
@@ -2011,67 +2004,60 @@ def prepare(options):
 
     Whatever can be known before the first of them starts is found, completed and checked here.
     """
-    jobs, folder, run = [], options.folder, choose(RunSettings, options.typed)
+    jobs, folder, typed = [], Path(options.data_dir), options.typed
+    run = choose(RunSettings, typed)
     specification = shape = training = dataset = network = None
-    if "simulate" in options.commands:
-        specification = prepare_simulate(options, run)
-        shape = sfs_shape(specification.settings.sample_size)
+    if options.simulate:
+        saved = {}
+        if options.settings:
+            path = Path(options.settings)
+            file = saved_specification(load_json(path), path)
+            saved = vars(file.settings) | {"n_reps": file.n_reps}
+        settings = choose(SimulationSettings, typed, saved)
+        check_simulation(settings)
+        shape = sfs_shape(settings.sample_size)
+        specification = DatasetSpecification(settings, choose(RunSettings, typed, saved).n_reps)
         jobs.append(functools.partial(simulate, folder, specification, run))
-    elif "train" in options.commands:
+    elif options.train:
         dataset = load_dataset(folder)
         specification, shape = dataset.specification, dataset.sfs.shape[1:3]
-    if "train" not in options.commands and {"test", "predict"} & set(options.commands):
+
+    if options.train:
+        n_reps = min(np.bincount(dataset.labels, minlength=2)) if dataset else specification.n_reps
+        if n_reps < MIN_REPS:
+            raise UsageError(f"--n_reps {n_reps}: learning takes at least {MIN_REPS} of each model")
+        seed = {"seed": specification.settings.seed} if specification else {}
+        training = choose(TrainingSettings, typed, seed)
+        runs = load_table(folder / "experiments.csv", RUN_NUMBERS)
+        jobs.append(functools.partial(train, folder, training, runs, dataset))
+    elif options.test or options.predict:
         network = load_network(folder / MODEL)
         specification, training = network.specification, network.settings
-        known, shape = shape, network.model.input_shape[1:3]
-        if known and known != shape:
-            own, theirs = (format_setting(individuals(each)) for each in (known, shape))
+        simulated, shape = shape, network.model.input_shape[1:3]
+        if simulated and simulated != shape:
+            own, theirs = (format_setting(individuals(each)) for each in (simulated, shape))
             raise UsageError(f"--sample_size {own}: the model was trained with {theirs}")
-    if "train" in options.commands:
-        training, runs = prepare_train(options, specification, dataset)
-        jobs.append(functools.partial(train, folder, training, runs, dataset))
-    check_useless(options, specification, shape, training)
-    if "test" in options.commands:
-        tested, tests = prepare_test(options, run, specification, shape)
-        jobs.append(functools.partial(test, folder, tested, tests, run, network))
-    if "predict" in options.commands:
-        inputs = prepare_predict(options, shape, training)
-        jobs.append(functools.partial(predict, folder, *inputs, network))
-    return jobs
 
-
-def prepare_simulate(options, run):
-    """The `DatasetSpecification` of a training set: typed, or else from a settings file."""
-    saved = {}
-    if options.settings_file:
-        path = Path(options.settings_file)
-        file = saved_specification(load_json(path), path)
-        saved = vars(file.settings) | {"n_reps": file.n_reps}
-    settings = choose(SimulationSettings, options.typed, saved)
-    check_simulation(settings)
-    n_reps = ChainMap(options.typed, saved, vars(run))["n_reps"]
-    if "train" in options.commands and n_reps < MIN_REPS:
-        raise UsageError(f"--n_reps {n_reps}: learning takes at least {MIN_REPS} of each model")
-    return DatasetSpecification(settings, n_reps)
-
-
-def prepare_train(options, specification, dataset):
-    """The `TrainingSettings`, and the runs so far."""
-    if dataset and min(np.bincount(dataset.labels, minlength=2)) < MIN_REPS:
-        raise UserError(f"{options.folder}: learning takes at least {MIN_REPS} of each model")
-    seed = {"seed": specification.settings.seed} if specification else {}
-    runs = load_table(options.folder / "experiments.csv", RUN_NUMBERS)
-    return choose(TrainingSettings, options.typed, seed), runs
-
-
-def prepare_test(options, run, specification, shape):
-    """The `DatasetSpecification` of a test set, and the tests so far."""
     known = vars(specification.settings) if specification else {"sample_size": individuals(shape)}
-    settings = choose(SimulationSettings, options.typed, known)
-    check_simulation(settings)
-    tested = DatasetSpecification(settings, run.n_test_reps)
-    log = options.folder / f"{test_name(tested, specification)}_log.csv"
-    return tested, load_table(log, ("n_test", "accuracy"))
+    check_useless(options, known, *(vars(each) for each in (specification, training) if each))
+
+    if options.test:
+        settings = choose(SimulationSettings, typed, known)
+        check_simulation(settings)
+        tested = DatasetSpecification(settings, run.n_test_reps)
+        log = folder / f"{test_name(tested, specification)}_log.csv"
+        tests = load_table(log, ("n_test", "accuracy"))
+        jobs.append(functools.partial(test, folder, tested, tests, run, network))
+    if options.predict:
+        observed, bootstrap = (
+            {path: read_observed(path) for path in paths}
+            for paths in (options.predict, options.bootstrap)
+        )
+        for path, spectrum in (observed | bootstrap).items():
+            check_fits(path, spectrum, shape, training.folded)
+        rows = load_table(folder / "predictions.csv", ("gene_flow",))
+        jobs.append(functools.partial(predict, folder, observed, bootstrap, rows, network))
+    return jobs
 
 
 def test_name(tested, trained):
@@ -2080,37 +2066,16 @@ def test_name(tested, trained):
     return "test" if trained is None or own == trained.settings else "test_elsewhere"
 
 
-def prepare_predict(options, shape, training):
-    """The observed and the resampled spectra, and the predictions so far."""
-    observed, bootstrap = (
-        {path: read_observed(path) for path in paths}
-        for paths in (options.observed, options.bootstrap)
-    )
-    for path, spectrum in (observed | bootstrap).items():
-        check_fits(path, spectrum, shape, training.folded)
-    rows = load_table(options.folder / "predictions.csv", ("gene_flow",))
-    return observed, bootstrap, rows
-
-
-def check_useless(options, specification, shape, training):
+def check_useless(options, *settled):
     """Refuse options that no command has a use for, unless they agree with what is settled."""
-    settled = {"sample_size": individuals(shape)} | (vars(training) if training else {})
-    if specification:
-        settled |= vars(specification.settings) | {"n_reps": specification.n_reps}
-    useful = set().union(*(USES[command] for command in options.commands))
-    if "simulate" not in options.commands:
-        useful -= {"sample_size"}  # which cannot change any more
+    commands, settled = options.commands, ChainMap(*settled)
+    useful = set().union(*(USES[command] for command in commands))
     for name in sorted(options.typed.keys() - useful):
         typed = options.typed[name]
         if name not in settled:
-            commands = " ".join(f"--{command}" for command in options.commands)
-            raise UsageError(f"--{name} has no use in {commands}")
+            raise UsageError(f"--{name} has no use in --{' --'.join(commands)}")
         if typed != settled[name]:
-            made = (
-                "the data were simulated"
-                if "train" in options.commands
-                else "the model was trained"
-            )
+            made = "the data were simulated" if "train" in commands else "the model was trained"
             typed, saved = format_setting(typed), format_setting(settled[name])
             raise UsageError(f"--{name} {typed}: {made} with {saved}")
 
@@ -2901,7 +2866,7 @@ def main(argv=None):
     """Run the command line; return the exit status."""
     try:
         options = parse_options(sys.argv[1:] if argv is None else argv)
-        with only_command_in(options.folder):
+        with only_command_in(Path(options.data_dir)):
             for job in prepare(options):
                 job()
     except UserError as error:
