@@ -1080,13 +1080,9 @@ def read_observed(path):
     A `UserError` if it is none of two populations, each of an even number of chromosomes.
     """
     with naming_file(path, "joint SFS"):
-        with found(path).open("rb") as file:
-            data = file.read(MAX_SPECTRUM_BYTES + 1)
+        data = read_all(found(path).open("rb"), MAX_SPECTRUM_BYTES)
         if data.startswith(b"\x1f\x8b"):
-            with gzip.open(io.BytesIO(data)) as file:
-                data = file.read(MAX_SPECTRUM_BYTES + 1)
-        if not 0 < len(data) <= MAX_SPECTRUM_BYTES:
-            raise ValueError("it is empty, or larger than any")
+            data = read_all(gzip.open(io.BytesIO(data)), MAX_SPECTRUM_BYTES)
         beginning = data[:1000].removeprefix(b"\xef\xbb\xbf")
         read = next(read for pattern, read in SPECTRUM_KINDS if re.match(pattern, beginning))
         if isinstance(read, str):
@@ -1426,6 +1422,15 @@ def found(path, advice=""):
     return path
 
 
+def read_all(file, most):
+    """The bytes of an open file, which is closed; a `ValueError` if they are none or too many."""
+    with file:
+        data = file.read(most + 1)
+    if not 0 < len(data) <= most:
+        raise ValueError("it is empty, or larger than any")
+    return data
+
+
 @contextlib.contextmanager
 def naming_file(path, what, remedy=""):
     """Whatever goes wrong in the block is told as a `UserError` that names a file.
@@ -1500,13 +1505,9 @@ def as_saved(settings):
     return {name: value if len(value) > 1 else value[0] for name, value in words.items()}
 
 
-def saved_settings(kind, saved, path):
-    """Settings of a kind from what was saved, checked as if they were typed.
-
-    One that is missing is younger than the file, and was as its default is.
-    """
-    words = {each.name: saved[each.name] for each in fields(kind) if each.name in saved}
-    return kind(**converted(words, f"{path}: "))
+def saved_values(saved, path):
+    """The settings among what was saved, by name, checked as if they were typed."""
+    return converted({name: saved[name] for name in SETTINGS if name in saved}, f"{path}: ")
 
 
 @dataclass(frozen=True)
@@ -1530,10 +1531,10 @@ class DatasetSpecification:
 def saved_specification(saved, path):
     """A `DatasetSpecification` from what was saved."""
     with naming_file(path, "file of settings"):
-        run = saved_settings(RunSettings, {"n_reps": saved["n_reps"]}, path)
-        known = {str(name)[:20]: str(number)[:20] for name, number in saved["versions"].items()}
-        settings = saved_settings(SimulationSettings, saved, path)
-    return DatasetSpecification(settings, run.n_reps, known)
+        values = saved_values(saved, path)
+        versions = {str(name)[:20]: str(number)[:20] for name, number in saved["versions"].items()}
+        # A setting that is missing is younger than the file, and was as its default is.
+        return DatasetSpecification(choose(SimulationSettings, values), values["n_reps"], versions)
 
 
 @dataclass(frozen=True)
@@ -1642,7 +1643,6 @@ def load_dataset(folder, name="simulated"):
 # read, cannot.
 OWN_MEMBERS = "runml/"
 MAX_MODEL = 3 * 10**7  # bytes
-MAX_NOTES = 10**6
 
 
 @dataclass(frozen=True)
@@ -1687,38 +1687,28 @@ def save_network(path, network):
 
 
 def read_array(archive, name, dtype, *shape):
-    """A member's array, if it is of this type and shape, by default of any length.
-
-    It must be stored as it is, so that nothing unpacks to more than the file holds.
-    """
+    """A member's array, if it is of this type and shape, by default of any length."""
     member = archive.getinfo(f"{OWN_MEMBERS}{name}.npy")
-    if member.compress_type != zipfile.ZIP_STORED:
+    if member.compress_type != zipfile.ZIP_STORED:  # it could unpack to more than the file holds
         raise ValueError(f"{name} is compressed")
     with archive.open(member) as file:
         np.lib.format.read_magic(file)
         own, is_fortran, own_dtype = np.lib.format.read_array_header_1_0(file)
-        wanted = shape or own[:1]
-        if (own, is_fortran, own_dtype) != (wanted, False, dtype) or math.prod(own) > MAX_MODEL:
+        if (own, is_fortran, own_dtype) != (shape or own[:1], False, dtype):
             raise ValueError(f"{name} is {own_dtype} of shape {own}")
         return np.frombuffer(file.read(math.prod(own) * dtype.itemsize), dtype).reshape(own)
 
 
 def load_network(path):
     """A saved network: built from its notes, its weights and table read as plain arrays."""
-    found(path, ": run runml --train first")
     with naming_file(path, "model of this script", ": run runml --train"):
-        if path.stat().st_size > MAX_MODEL:
-            raise ValueError("it is larger than any")
-        with zipfile.ZipFile(path) as archive:
-            notes = read_array(archive, "notes", np.dtype(np.uint8))
-            if len(notes) > MAX_NOTES:
-                raise ValueError("its notes are longer than any")
-            notes = json.loads(notes.tobytes())
-            settings = saved_settings(TrainingSettings, notes["training"], path)
+        data = read_all(found(path, ": run runml --train first").open("rb"), MAX_MODEL)
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            notes = json.loads(read_array(archive, "notes", np.dtype(np.uint8)).tobytes())
+            settings = choose(TrainingSettings, saved_values(notes["training"], path))
             saved = notes["simulations"]
             specification = saved_specification(saved, path) if saved else None
-            size = saved_settings(SimulationSettings, {"sample_size": notes["sample_size"]}, path)
-            model = build_network(sfs_shape(size.sample_size), settings)
+            model = build_network(sfs_shape(saved_values(notes, path)["sample_size"]), settings)
             weights = [
                 read_array(archive, f"weights_{number}", own.dtype, *own.shape)
                 for number, own in enumerate(model.get_weights())
@@ -1727,9 +1717,8 @@ def load_network(path):
             table = read_array(archive, "reference_table", dtype)
         if not all(np.bincount(part["labels"], minlength=2).min() > 0 for part in parts(table)):
             raise ValueError("its reference table lacks a model")
-        summaries = [table["summaries"][name] for name in summary_dtype(settings.folded).names]
-        numbers = [*weights, table["inputs"], table["probabilities"], *summaries]
-        if not all(np.isfinite(array).all() for array in numbers):
+        numbers = [*weights, *(table[name] for name in ("inputs", "probabilities"))]
+        if not all(np.isfinite(x).all() for x in (*numbers, table["summaries"].tolist())):
             raise ValueError("some of it is no number")
         model.set_weights(weights)
         sums = {str(name): str(digest) for name, digest in notes["checksums"].items()}
