@@ -698,20 +698,18 @@ MAX_MUTATIONS_PER_SITE = 0.5  # beyond, recurrent mutation would have to be simu
 def add_recurrent_mutations(mutations, n_sites, rng):
     """Let some mutations fall on sites that have mutated before (finite sites).
 
-    With k mutations a site, n_sites * (k - 1 + exp(-k)) of them meet an earlier one. Which two meet
-    is drawn from the spectrum itself. If the carriers of both together are no more than the sample,
-    they are taken to be apart, on different branches; one time in three (Jukes and Cantor 1969)
-    both make the same nucleotide, and the two alleles become one (homoplasy). Otherwise, if the
-    rarer one has no more carriers than the other in either species, it arose among these: they lose
-    the older allele for it, or, one time in three, mutate back. The rest stay as they are, but that
-    one time in three the rarer one is lost.
-
     `mutations` are counted by their carriers in A and in B, as if each were alone at its site; so
     are the derived alleles that are returned, several at a site each, as tskit does.
 
-    That all sites have the same genealogy is taken for granted. Beside `msprime.sim_mutations`, at
-    0.18 mutations a site (the lesson's mean), this makes 1% more SNPs and up to 2% more shared
-    polymorphisms; at 0.5 it makes 4% and 6% more, at 1 it makes 9% and 12% more.
+    With k mutations a site, k - 1 + exp(-k) of them meet an earlier one. Which two meet is drawn
+    from the spectrum itself; one time in three they make the same nucleotide (Jukes and Cantor
+    1969). Apart, on different branches, are those whose carriers fit into the sample together: of
+    the same nucleotide, the two alleles become one (homoplasy). Of the others, one that has no more
+    carriers in either species arose within these: they lose the older allele for it or, of the same
+    nucleotide, mutate back. The rest stay as they are or, of the same nucleotide, lose the rarer.
+
+    Beside `msprime.sim_mutations`, at 0.18 mutations a site (the lesson's mean), this makes 1% more
+    SNPs and up to 2% more shared polymorphisms; at 0.5 4% and 6% more, at 1 9% and 12% more.
     """
     per_site = mutations.sum() / n_sites
     n_meetings = rng.poisson(n_sites * (per_site + np.expm1(-per_site)))
@@ -750,11 +748,7 @@ def mean_migration(parameters):
 
 
 def power_by_migration(dataset, probabilities, n_bins=5):
-    """How much gene flow is recognised (the power), from few migrants to many.
-
-    From a `Dataset` and what a network gives it, shape (N, 2): a dictionary for each of some bins
-    of equally many replicates.
-    """
+    """How much gene flow is recognised (the power), in bins of equally many migration rates."""
     rows = dataset.labels == 1
     rates = mean_migration(dataset.parameters[rows])
     recognised, bins = probabilities[rows].argmax(axis=1), []
@@ -816,13 +810,13 @@ def summarise(sfs, folded=False):
     table = np.stack([(each * snp_mask((n_a + 1, n_b + 1))).ravel() for each in weights.values()])
     sums = np.concatenate([piece.reshape(len(piece), -1) @ table.T for piece in pieces(sfs)])
     sums = dict(zip(weights, sums.T, strict=True))
-    values = np.zeros(len(sfs), summary_dtype(folded))
-    for name in sums.keys() & set(values.dtype.names):
+    sums["singletons per doubleton"] = sums["singletons"] / np.maximum(sums["doubletons"], 1)
+    pi, d_xy = (sums["pi in A"] + sums["pi in B"]) / 2, sums["d_XY"]
+    sums["F_ST"] = 1 - np.divide(pi, d_xy, out=np.ones(len(sfs)), where=d_xy > 0)
+    values = np.empty(len(sfs), summary_dtype(folded))
+    for name in values.dtype.names:
         of_snps = SUMMARIES[name][0] == ", proportion"
         values[name] = sums[name] / np.maximum(sums["SNPs"], 1) if of_snps else sums[name]
-    values["singletons per doubleton"] = sums["singletons"] / np.maximum(sums["doubletons"], 1)
-    pi, d_xy = (sums["pi in A"] + sums["pi in B"]) / 2, sums["d_XY"]
-    values["F_ST"] = 1 - np.divide(pi, d_xy, out=np.ones(len(sfs)), where=d_xy > 0)
     return values
 
 
@@ -836,10 +830,7 @@ def flat(inputs):
 
 
 def fit_logistic_regression(table):
-    """A logistic regression on what the network has: its input, with data augmentation.
-
-    The validation part of a reference table chooses the strength of the penalty.
-    """
+    """A logistic regression on the network's input; validation chooses the penalty's strength."""
     from sklearn.linear_model import LogisticRegression
     from sklearn.metrics import log_loss
 
@@ -854,18 +845,14 @@ def fit_logistic_regression(table):
 
 
 def baseline_accuracies(network, dataset):
-    """The accuracies on a dataset of classifiers that are no networks, by name.
-
-    They learn from the network's reference table: a threshold on each summary in `THRESHOLDS` (a
-    decision tree of depth one), and a logistic regression.
-    """
+    """The accuracies on a dataset of classifiers that learn from the network's reference table."""
     from sklearn.tree import DecisionTreeClassifier
 
     training, folded = parts(network.table)[0], network.settings.folded
     summaries, accuracies = summarise(dataset.sfs, folded), {}
     for name in THRESHOLDS:
         known, new = (each[name][:, np.newaxis] for each in (training["summaries"], summaries))
-        tree = DecisionTreeClassifier(max_depth=1).fit(known, training["labels"])
+        tree = DecisionTreeClassifier(max_depth=1).fit(known, training["labels"])  # a threshold
         accuracies[f"threshold on {name}"] = tree.score(new, dataset.labels)
     regression = fit_logistic_regression(network.table)
     inputs = flat(network_inputs(dataset.sfs, folded))
@@ -923,15 +910,13 @@ LOG_SUMMARIES = ("SNPs", "pi in A", "pi in B", "d_XY", "shared", "derived allele
 class ModelFit:
     """What one model's simulations, N rows of a reference table, say about other spectra.
 
-    Whether they could have made a spectrum is asked twice. Before inference: how dense are the
-    simulations around its features, by a mixture of normal distributions? After inference: has each
-    species as many singletons as the nearest simulations let expect, which shows changes of size
-    (Fu and Li 1993)? Each simulation is judged by the others in the same way, so p-values are the
-    proportions of them that are as extreme. The nearest simulations are those with nearly the same
-    estimates of the parameters (semi-automatic ABC, Fearnhead and Prangle 2012).
-
-    Where a method takes `spectra`, it takes their "inputs" and "summaries", in rows of such a table
-    or in a dictionary.
+    Could they have made a spectrum? Before inference: how dense are they around its features, by a
+    mixture of normal distributions? After inference: has each species as many singletons as the
+    nearest simulations let expect, which shows changes of size (Fu and Li 1993)? Each simulation is
+    judged by the others in the same way, so p-values are the proportions of them that are as
+    extreme. The nearest simulations are those with nearly the same estimates of the parameters
+    (semi-automatic ABC, Fearnhead and Prangle 2012). `spectra` are rows of such a table, or a
+    dictionary of "inputs" and "summaries".
     """
 
     def __init__(self, table):
@@ -965,13 +950,11 @@ class ModelFit:
         self.misfits = self.misfit(table, self.places, self.nearest_of_own)
 
     def raw_features(self, spectra):
-        """What describes spectra, before it is scaled.
-
-        Logarithms make stand out what is missing, as derived major alleles in folded spectra.
-        """
+        """What describes spectra, before it is scaled."""
         inputs, summaries = flat(spectra["inputs"]), spectra["summaries"]
         scores = self.components.transform(inputs)
         residual = inputs - self.components.inverse_transform(scores)
+        # Logarithms make stand out what is missing, as derived major alleles in folded spectra.
         names = [name for name in LOG_SUMMARIES if name in summaries.dtype.names]
         logs = [np.log(summaries[name] + 1e-6) for name in names]
         return np.column_stack([scores, np.log((residual**2).sum(axis=1) + 0.01), *logs])
@@ -1028,9 +1011,9 @@ def p_values(values, simulated):
 
 
 def has_learned(table, probabilities):
-    """Whether a classifier does better than a coin in validation, by its loss's standard error.
+    """Whether a classifier, by its loss in validation, is better than a coin by 2 standard errors.
 
-    `probabilities` are those that it gives to the simulations of a reference table.
+    It has given `probabilities` to all rows of a reference table.
     """
     rows = table["is_validation"]
     losses = -np.log(np.maximum(probabilities[rows, table["labels"][rows]], 1e-7))
@@ -1075,14 +1058,11 @@ def of_diploids(shape):
 
 
 def read_observed(path):
-    """Read an observed joint SFS, of whichever of the `SPECTRUM_KINDS` the file is.
-
-    A `UserError` if it is none of two populations, each of an even number of chromosomes.
-    """
+    """Read an observed joint SFS, of whichever of the `SPECTRUM_KINDS` the file is."""
     with naming_file(path, "joint SFS"):
         data = read_all(found(path).open("rb"), MAX_SPECTRUM_BYTES)
         if data.startswith(b"\x1f\x8b"):
-            data = read_all(gzip.open(io.BytesIO(data)), MAX_SPECTRUM_BYTES)
+            data = read_all(gzip.GzipFile(fileobj=io.BytesIO(data)), MAX_SPECTRUM_BYTES)
         beginning = data[:1000].removeprefix(b"\xef\xbb\xbf")
         read = next(read for pattern, read in SPECTRUM_KINDS if re.match(pattern, beginning))
         if isinstance(read, str):
@@ -1107,23 +1087,18 @@ def check_counts(counts):
         advice = "an individual has two: project down to even numbers (moments: project)"
         raise ValueError(f"{chromosomes} chromosomes, but {advice}. {ALLEL_ADVICE}")
     counts[0, 0] = counts[-1, -1] = 0
-    if bad := (~np.isfinite(counts) | (counts < 0)).sum():
-        raise ValueError(f"{bad:,} cells are negative, infinite or NaN: make masked ones 0")
-    if not counts.any():
-        raise ValueError("there are no SNPs in it")
+    if n_bad := (~((counts >= 0) & (counts <= MAX_SNPS))).sum():
+        bad = f"{n_bad:,} cells are negative, NaN, or so many SNPs that no genome has them"
+        raise ValueError(f"{bad}: make masked ones 0")
     if counts.sum() < 1.001:
-        raise ValueError("these are proportions, not counts: multiply by the number of SNPs")
-    if counts.max() > MAX_SNPS:
-        raise ValueError("no genome has so many SNPs")
+        raise ValueError("no SNPs, or proportions: multiply these by the number of SNPs")
 
 
 def read_numpy(data, name):
     """An array of shape (n_A + 1, n_B + 1), perhaps with a channel behind."""
     try:
         counts = np.lib.format.read_array(io.BytesIO(data), allow_pickle=False)
-    except MemoryError:
-        raise ValueError("it says that it is larger than any") from None
-    except ValueError as error:  # but for NumPy's advice to allow pickles, which could run code
+    except (MemoryError, ValueError) as error:  # without the advice to run what is in pickles
         raise ValueError(str(error).partition(" when allow_pickle")[0]) from None
     if counts.ndim == 3 and counts.shape[2] == 1:
         counts = counts[..., 0]
@@ -1165,12 +1140,10 @@ def read_dadi(data, name):
     header, *rest = lines or [""]
     sizes, words = re.match(r"([\d\s]*)(.*)", header[:1000]).groups()
     shape, numbers = [int(word) for word in sizes.split()], np.array(" ".join(rest).split(), float)
-    n_cells, larger = math.prod(shape), [n + 1 for n in shape]
-    if shape and len(numbers) in (math.prod(larger), 2 * math.prod(larger)):
-        larger = " ".join(map(str, larger))
-        raise ValueError(f"a size is the number of chromosomes + 1: did you mean {larger}?")
-    if not shape or len(numbers) not in (n_cells, 2 * n_cells):
-        raise ValueError(f"{len(numbers)} numbers after a first line of {header[:60]!r}")
+    n_cells = math.prod(shape)
+    if len(numbers) not in (n_cells, 2 * n_cells):
+        advice = "a size is the number of chromosomes + 1"
+        raise ValueError(f"{len(numbers)} numbers below the sizes {header[:60]!r}: {advice}")
     counts, mask = numbers[:n_cells].reshape(shape), numbers[n_cells:]
     if not np.isin(mask, (0, 1)).all():
         raise ValueError("a mask holds 0 and 1, this second half does not: are they 2 spectra?")
@@ -1185,42 +1158,24 @@ def read_dadi(data, name):
 
 def read_fastsimcoal(data, name):
     """fastsimcoal2's joint spectrum of two populations; A is the one of the lower number."""
-    (n, *_), *lines = [line.split() for line in lines_of(data)]
-    folded, example = "jointMAF" in name, "give its _jointDAFpop1_0.obs"
-    if "MSFS" in name or not lines or not lines[0][0].startswith("d"):
-        raise ValueError(f"fastsimcoal2's SFS of all populations: {example}")
+    (n, *_), columns, *rows = [line.split() for line in lines_of(data)]
+    folded = "jointMAF" in name
+    if folded == ("jointDAF" in name):
+        own = "_jointDAFpop1_0.obs (derived alleles) or _jointMAFpop1_0.obs (minor alleles)"
+        raise ValueError(f"of fastsimcoal2's spectra, take the joint one by its own name, {own}")
     if n != "1":
         raise ValueError(f"fastsimcoal2's {n} observations: which one? Give a file of it alone")
-    if "joint" not in name and re.search("_[DM]AFpop", name):
-        raise ValueError(f"fastsimcoal2's SFS of one population: {example}")
-    if folded == ("jointDAF" in name):
-        says = "jointDAF (derived alleles) or jointMAF (minor alleles)"
-        raise ValueError(f"fastsimcoal2's joint SFS: its name must say {says}")
-    columns, rows, populations = lines[0], lines[1:], []
-    for labels in (columns, [row[0] for row in rows]):
-        populations.append(labels[0].partition("_")[0])
-        if labels != [f"{populations[-1]}_{count}" for count in range(len(labels))]:
-            raise ValueError("fastsimcoal2's labels should be d0_0, d0_1, ... and d1_0, d1_1, ...")
     counts = np.array([row[1:] for row in rows], float).reshape(len(rows), len(columns))
-    if int(populations[0][1:]) < int(populations[1][1:]):
+    of_columns, of_rows = (int(re.match(r"d(\d+)_0", x)[1]) for x in (columns[0], rows[0][0]))
+    if of_columns < of_rows:
         counts = counts.T
     if folded and counts[beyond_half(counts.shape)].any():
         raise ValueError("its name says minor alleles (MAF), its numbers that some are major")
     return Observed(counts, folded)
 
 
-def refuse_realsfs(data, name):
-    """Say what a bare line of numbers lacks."""
-    lines = lines_of(data)
-    if len(lines) > 1:
-        raise ValueError(f"it looks like realSFS's, {len(lines)} spectra: keep one line of them")
-    n_cells = len(lines[0].split())
-    side = math.isqrt(n_cells)
-    sizes = f"{side} {side}" if side**2 == n_cells else "(n_A + 1) (n_B + 1)"
-    raise ValueError(f"it looks like realSFS's: write a line above the numbers, {sizes} unfolded")
-
-
 # What a file is, by how it begins, and what reads it, or else why it cannot be read.
+SIZES = "write a line above the numbers, as 21 17 unfolded for 20 + 16 chromosomes"
 FROM_VCF = "of which data/own_species/vcf_to_spectrum.py makes a spectrum"
 SPECTRUM_KINDS = (
     (rb"\x93NUMPY", read_numpy),
@@ -1232,7 +1187,7 @@ SPECTRUM_KINDS = (
     (rb"#SHAPE=<", read_winsfs),
     (rb"\s*\d+ +observation", read_fastsimcoal),
     (rb"\s*d\d+_0\s", "fastsimcoal2's without its first line, 1 observation"),
-    (rb"\s*([-+.\deE]+[ \t]+){8}", refuse_realsfs),
+    (rb"\s*([-+.\deE]+[ \t]+){8}", f"realSFS's: keep one line of several, and {SIZES}"),
     (rb"[^\s#]*[A-Za-z][^\s#]*[ \t]+\S+[ \t]*\r?\n", f"a list of individuals, {FROM_VCF}"),
     (rb"", read_dadi),
 )
@@ -1288,8 +1243,6 @@ class Prediction:
 
 def make_prediction(path, observed, network, fits):
     """The `Prediction` of one observed spectrum."""
-    from scipy.stats import percentileofscore
-
     sfs, folded = observed.counts[np.newaxis, ..., np.newaxis], network.settings.folded
     spectrum = {"inputs": network_inputs(sfs, folded), "summaries": summarise(sfs, folded)}
     probabilities, table = predict_probabilities(network.model, sfs)[0], network.table
@@ -1297,20 +1250,18 @@ def make_prediction(path, observed, network, fits):
     places, nearest = fit.nearest(spectrum)
     mean, deviation = fit.expected(places, nearest, flat(fit.table["inputs"]))
     residual = (flat(spectrum["inputs"]) - mean) / np.maximum(deviation, MIN_DEVIATION)
-    percentiles, outside = {}, []
+    percentiles = {}
     for name in spectrum["summaries"].dtype.names:
-        value, of_all = spectrum["summaries"][name][0], table["summaries"][name]
-        of_models = [each.table["summaries"][name] for each in fits]
-        percentiles[name] = [percentileofscore(values, value, "mean") for values in of_models]
-        if not of_all.min() <= value <= of_all.max():
-            outside.append(name)
+        value = spectrum["summaries"][name]
+        simulated = [each.table["summaries"][name] for each in fits]
+        percentiles[name] = [50 * ((x < value).mean() + (x <= value).mean()) for x in simulated]
     return Prediction(
         path=path,
         observed=observed,
         **spectrum,
         probabilities=probabilities,
         percentiles=percentiles,
-        outside=outside,
+        outside=[name for name, each in percentiles.items() if each in ([0, 0], [100, 100])],
         p_values=[each.p_value(spectrum)[0] for each in fits],
         fit=fit,
         p_after=p_values(fit.misfit(spectrum, places, nearest), fit.misfits)[0],
@@ -1433,18 +1384,14 @@ def read_all(file, most):
 
 @contextlib.contextmanager
 def naming_file(path, what, remedy=""):
-    """Whatever goes wrong in the block is told as a `UserError` that names a file.
-
-    A file may hold anything, and what reads it may raise anything. But a package that is missing
-    or a memory that is full are not the file's fault.
-    """
+    """Whatever goes wrong in the block is told as a `UserError` that names a file."""
     try:
         yield
-    except (UserError, ImportError, MemoryError):
+    except (UserError, ImportError, MemoryError):  # not the file's fault
         raise
     except OSError as error:
         raise UserError(f"{path} cannot be read ({one_line(error)})") from error
-    except Exception as error:
+    except Exception as error:  # a file may hold anything, and what reads it may raise anything
         raise UserError(f"{path} is no {what} ({one_line(error)}){remedy}") from error
 
 
@@ -1463,8 +1410,7 @@ def load_json(path):
 def load_table(path, numbers):
     """The rows of a CSV file, dictionaries of text by column; none if there is no file.
 
-    A user may add columns, which are kept. A `UserError` if it is no table, or if `numbers`, some
-    of its columns, do not hold a number, or several with blanks between.
+    Users may add columns. Those in `numbers` must hold a number, or several between blanks.
     """
     if not path.exists():
         return []
@@ -1490,18 +1436,19 @@ def save_table(path, rows):
 
 def words_of(value):
     """A setting's value as the list of words that one would type."""
-    if isinstance(value, PerSpecies):
-        return [value.a, value.b]
-    if isinstance(value, Prior) and value.low == value.high:
-        return [value.low]
-    if isinstance(value, Prior):
-        return [value.low, value.high, *(["log"] if value.scale == "log" else [])]
+    match value:
+        case PerSpecies(a, b):
+            return [a, b]
+        case Prior(low, high, "log"):
+            return [low, high, "log"]
+        case Prior(low, high):
+            return [low, high] if low < high else [low]
     return [value]
 
 
 def as_saved(settings):
     """Settings as a file holds them: lists of words, or the only one."""
-    words = {each.name: words_of(getattr(settings, each.name)) for each in fields(settings)}
+    words = {name: words_of(value) for name, value in vars(settings).items()}
     return {name: value if len(value) > 1 else value[0] for name, value in words.items()}
 
 
@@ -1677,9 +1624,9 @@ def save_network(path, network):
         "checksums": network.checksums,
         "versions": {name: version(name) for name in ("keras", "tensorflow", "scikit-learn")},
     }
-    arrays = {f"weights_{number}": array for number, array in enumerate(model.get_weights())}
-    arrays |= {"notes": np.frombuffer(json.dumps(notes).encode(), np.uint8)}
-    arrays |= {"reference_table": network.table}
+    notes = np.frombuffer(json.dumps(notes).encode(), np.uint8)
+    arrays = {"notes": notes, "reference_table": network.table}
+    arrays |= {f"weights_{number}": array for number, array in enumerate(model.get_weights())}
     with zipfile.ZipFile(path, "a", zipfile.ZIP_STORED) as archive:
         for name, array in arrays.items():
             with archive.open(f"{OWN_MEMBERS}{name}.npy", "w") as member:
@@ -1717,8 +1664,8 @@ def load_network(path):
             table = read_array(archive, "reference_table", dtype)
         if not all(np.bincount(part["labels"], minlength=2).min() > 0 for part in parts(table)):
             raise ValueError("its reference table lacks a model")
-        numbers = [*weights, *(table[name] for name in ("inputs", "probabilities"))]
-        if not all(np.isfinite(x).all() for x in (*numbers, table["summaries"].tolist())):
+        numbers = [*weights, table["inputs"], table["probabilities"], table["summaries"].tolist()]
+        if not all(np.isfinite(array).all() for array in numbers):
             raise ValueError("some of it is no number")
         model.set_weights(weights)
         sums = {str(name): str(digest) for name, digest in notes["checksums"].items()}
@@ -1731,16 +1678,13 @@ SECONDS_BETWEEN_LOOKS, LOOKS_IN_VAIN = 5, 3  # at whether a cluster has workers,
 
 
 def in_parallel(function, tasks, run):
-    """What a function returns for each task, a tuple of its arguments, in their order.
-
-    Only some tasks are handed out at a time, so memory does not grow with their number.
-    """
+    """What a function returns for each task, a tuple of its arguments, in their order."""
     from joblib import cpu_count  # of which this process may use so many
 
     n_workers = min(run.workers or cpu_count(), max(1, len(tasks)))
     places = dask_workers(run.dask_scheduler) if run.dask_scheduler else local_workers(n_workers)
     with places as (submit, n_ahead, result):
-        waiting = deque()
+        waiting = deque()  # only some at a time, so memory does not grow with their number
         for task in tasks:
             waiting.append(submit(function, *task))
             if len(waiting) > n_ahead:
@@ -1750,11 +1694,8 @@ def in_parallel(function, tasks, run):
 
 @contextlib.contextmanager
 def local_workers(n_workers):
-    """Processes on this machine: how to submit a task, how many ahead, how to get its result.
-
-    They are spawned, as nothing should be forked from where TensorFlow may run threads.
-    """
-    spawn = multiprocessing.get_context("spawn")
+    """Processes on this machine: how to submit a task, how many ahead, how to get its result."""
+    spawn = multiprocessing.get_context("spawn")  # no fork: TensorFlow may run threads
     # Ctrl-C is the parent's business alone: that it is ignored now, workers inherit.
     handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
     executor = ProcessPoolExecutor(n_workers, mp_context=spawn, initializer=follow_parent)
@@ -1781,11 +1722,7 @@ def follow_parent():
 
 @contextlib.contextmanager
 def dask_workers(address):
-    """Those of a Dask scheduler: how to submit a task, how many ahead, how to get its result.
-
-    Dask does a lost worker's tasks again elsewhere. But where no worker is left it waits for ever,
-    in case one comes: hence the looks.
-    """
+    """Those of a Dask scheduler: how to submit a task, how many ahead, how to get its result."""
     where = f"--dask_scheduler {address}"
     try:
         import cloudpickle
@@ -1798,7 +1735,7 @@ def dask_workers(address):
     def by_value(function, *args):  # being local it travels by value, with all that it is given
         return function(*args)
 
-    def result(task):
+    def result(task):  # Dask does a lost worker's tasks elsewhere, but waits for ever for a worker
         looks = 0
         while not wait([task], SECONDS_BETWEEN_LOOKS).done:
             looks = 0 if client.scheduler_info()["workers"] else looks + 1
@@ -1820,9 +1757,8 @@ def dask_workers(address):
     except CancelledError:
         raise UserError(f"{where}: the scheduler, or the last of its workers, is gone") from None
     except (OSError, ValueError) as error:  # anything may answer at an address
-        raise UserError(
-            f"{where}: no Dask scheduler with workers answers: {one_line(error)}"
-        ) from None
+        nobody = f"{where}: no Dask scheduler with workers answers"
+        raise UserError(f"{nobody} ({one_line(error)})") from None
 
 
 def simulation_versions():
@@ -1890,8 +1826,8 @@ def convert(setting, words):
 def convert_number(kind, word, low, high, exclude):
     """A whole number (`int`) or any (`float`), within limits, from a word."""
     try:
-        value = math.nan if isinstance(word, bool) else float(word)
-    except (TypeError, ValueError, OverflowError):
+        value = float(str(word))  # so that JSON's true is not 1
+    except ValueError:
         value = math.nan
     if math.isnan(value):
         raise ValueError(f"{word}: not a number")
@@ -1959,11 +1895,8 @@ def command_line():
 def parse_options(argv):
     """What a command line says, without a look at the disk; a `UsageError` if it makes no sense.
 
-    Returns
-    -------
-    argparse.Namespace
-        What argparse finds; beside it `commands`, in order, and `typed`, the values of the settings
-        that were typed, by name.
+    To what argparse finds it adds `commands`, in their order, and `typed`, a dictionary of the
+    settings that were typed.
     """
     options = command_line().parse_args(argv)
     typed = {name: words for name, words in vars(options).items() if name in SETTINGS and words}
@@ -2101,13 +2034,13 @@ def expected_snps(settings, at="median"):
 
 def check_fits(path, observed, shape, folded):
     """Refuse an observed spectrum that is not of a model's sample size, or wrongly folded."""
-    own, model = observed.counts.shape, tuple(shape)
-    if own != model:
-        chromosomes, takes = (f"{n_a - 1} + {n_b - 1}" for n_a, n_b in (own, model))
+    own = observed.counts.shape
+    if own != shape:
+        chromosomes, takes = (f"{n_a - 1} + {n_b - 1}" for n_a, n_b in (own, shape))
         advice = f"simulate with --sample_size {format_setting(individuals(own))} and train"
-        if own[::-1] == model:
+        if own[::-1] == shape:
             advice = "the other way round? The first species of the file is A"
-        elif min(np.subtract(own, model)) >= 0:
+        elif min(np.subtract(own, shape)) >= 0:
             advice = f"project down to that (moments: project), or {advice}"
         advice += f". {ALLEL_ADVICE}" if path.suffix == ".npy" else ""
         raise UserError(f"{path}: {chromosomes} chromosomes, the model takes {takes}: {advice}")
