@@ -1116,10 +1116,9 @@ def read_winsfs(data, name):
 
 def folded_if_filled(counts):
     """A spectrum, folded if just the half that folding empties is filled with NaN or -1."""
-    unused = ~np.isfinite(counts) | (counts == -1)
-    unused.flat[[0, -1]] = False
-    half = beyond_half(counts.shape)
-    if unused.any() and not (unused & ~half).any() and not counts[half & ~unused][:-1].any():
+    counts.flat[[0, -1]] = 0  # the corners may hold anything
+    unused, half = ~np.isfinite(counts) | (counts == -1), beyond_half(counts.shape)
+    if unused.any() and not unused[~half].any() and not counts[half & ~unused].any():
         return Observed(np.where(unused, 0, counts), folded=True)
     return Observed(counts, folded=False)
 
@@ -1674,7 +1673,7 @@ def load_network(path):
 
 # ======================================== 14. Workers ========================================
 
-SECONDS_BETWEEN_LOOKS, LOOKS_IN_VAIN = 5, 3  # at whether a cluster has workers, before giving up
+SECONDS_BETWEEN_LOOKS = 15  # at whether a cluster still has workers
 
 
 def in_parallel(function, tasks, run):
@@ -1736,10 +1735,8 @@ def dask_workers(address):
         return function(*args)
 
     def result(task):  # Dask does a lost worker's tasks elsewhere, but waits for ever for a worker
-        looks = 0
         while not wait([task], SECONDS_BETWEEN_LOOKS).done:
-            looks = 0 if client.scheduler_info()["workers"] else looks + 1
-            if looks == LOOKS_IN_VAIN:
+            if not client.scheduler_info()["workers"]:
                 raise CancelledError
         return task.result()
 
@@ -2016,18 +2013,15 @@ def check_simulation(settings):
     if snps > 1e8 or most > 3e8:  # ten standard errors below what NumPy can draw from
         raise UsageError(f"{scale}: together up to {most:.0e} SNPs are too many")
     if per_site > MAX_MUTATIONS_PER_SITE:
-        rate = format_setting(settings.mutation_rate)
-        hidden = f"more than {MAX_MUTATIONS_PER_SITE} a site hide each other"
-        raise UsageError(f"--mutation_rate {rate}: {per_site:.1f} mutations a site; {hidden}")
+        hidden = f"more than {MAX_MUTATIONS_PER_SITE} hide each other"
+        raise UsageError(f"--mutation_rate: {per_site:.1f} mutations a site; {hidden}")
 
 
 def expected_snps(settings, at="median"):
-    """About how many SNPs a spectrum has: on two genealogies within species, and from there back.
-
-    `at` is the "median" or the "high" end of the priors. Changes of size are left out.
-    """
+    """About how many SNPs a spectrum has, at the "median" or "high" end of priors, at one size."""
     n_lineages = np.arange(1, 2 * max(settings.sample_size.a, settings.sample_size.b))
     within = 4 * getattr(settings.ne_prior, at) * ((1 / n_lineages).sum() - 0.5)
+    # On two genealogies within species, and from there back.
     length = 2 * (getattr(settings.tdiv_prior, at) + within)
     return getattr(settings.mutation_rate, at) * settings.n_sites * length
 
