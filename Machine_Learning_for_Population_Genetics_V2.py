@@ -1809,13 +1809,15 @@ def convert(setting, words):
             return number(kind, word)
         case [word] if kind in (bool, str) and isinstance(word, kind) and word != "":
             return word
-        case [_] | [_, _] if kind is PerSpecies:
-            return PerSpecies(number(int, words[0]), number(int, words[-1]))
-        case [_] | [_, _] | [_, _, "log"] if kind is Prior:
-            low, high, is_log = number(float, words[0]), number(float, words[:2][-1]), words[2:]
-            if low > high or (is_log and not low):
+        case [_] if kind in (PerSpecies, Prior):  # one for both
+            return convert(setting, words * 2)
+        case [a, b] if kind is PerSpecies:
+            return PerSpecies(number(int, a), number(int, b))
+        case [low, high, *log] if kind is Prior and log in ([], ["log"]):
+            low, high = number(float, low), number(float, high)
+            if low > high or (log and not low):
                 raise ValueError(f"{low:g} {high:g}: the low end first, above 0 if log-uniform")
-            return Prior(low, high, "log" if is_log and low < high else "uniform")
+            return Prior(low, high, "log" if log and low < high else "uniform")
     takes = {Prior: "X, or LOW HIGH, or LOW HIGH log", PerSpecies: "one number, or two"}
     raise ValueError(f"{' '.join(map(str, words))}: takes {takes.get(kind, 'one value')}")
 
@@ -1957,6 +1959,7 @@ def prepare(options):
             own, theirs = (format_setting(individuals(each)) for each in (simulated, shape))
             raise UsageError(f"--sample_size {own}: the model was trained with {theirs}")
 
+    # Now specification, shape and training are those of the network to test and to ask.
     known = vars(specification.settings) if specification else {"sample_size": individuals(shape)}
     check_useless(options, known, *(vars(each) for each in (specification, training) if each))
 
