@@ -698,20 +698,18 @@ MAX_MUTATIONS_PER_SITE = 0.5  # beyond, recurrent mutation would have to be simu
 def add_recurrent_mutations(mutations, n_sites, rng):
     """Let some mutations fall on sites that have mutated before (finite sites).
 
-    With k mutations a site, n_sites * (k - 1 + exp(-k)) of them meet an earlier one. Which two meet
-    is drawn from the spectrum itself. If the carriers of both together are no more than the sample,
-    they are taken to be apart, on different branches; one time in three (Jukes and Cantor 1969)
-    both make the same nucleotide, and the two alleles become one (homoplasy). Otherwise, if the
-    rarer one has no more carriers than the other in either species, it arose among these: they lose
-    the older allele for it, or, one time in three, mutate back. The rest stay as they are, but that
-    one time in three the rarer one is lost.
-
     `mutations` are counted by their carriers in A and in B, as if each were alone at its site; so
     are the derived alleles that are returned, several at a site each, as tskit does.
 
-    That all sites have the same genealogy is taken for granted. Beside `msprime.sim_mutations`, at
-    0.18 mutations a site (the lesson's mean), this makes 1% more SNPs and up to 2% more shared
-    polymorphisms; at 0.5 it makes 4% and 6% more, at 1 it makes 9% and 12% more.
+    With k mutations a site, k - 1 + exp(-k) of them meet an earlier one. Which two meet is drawn
+    from the spectrum itself; one time in three they make the same nucleotide (Jukes and Cantor
+    1969). Apart, on different branches, are those whose carriers fit into the sample together: of
+    the same nucleotide, the two alleles become one (homoplasy). Of the others, one that has no more
+    carriers in either species arose within these: they lose the older allele for it or, of the same
+    nucleotide, mutate back. The rest stay as they are or, of the same nucleotide, lose the rarer.
+
+    Beside `msprime.sim_mutations`, at 0.18 mutations a site (the lesson's mean), this makes 1% more
+    SNPs and up to 2% more shared polymorphisms; at 0.5 4% and 6% more, at 1 9% and 12% more.
     """
     per_site = mutations.sum() / n_sites
     n_meetings = rng.poisson(n_sites * (per_site + np.expm1(-per_site)))
@@ -750,11 +748,7 @@ def mean_migration(parameters):
 
 
 def power_by_migration(dataset, probabilities, n_bins=5):
-    """How much gene flow is recognised (the power), from few migrants to many.
-
-    From a `Dataset` and what a network gives it, shape (N, 2): a dictionary for each of some bins
-    of equally many replicates.
-    """
+    """How much gene flow is recognised (the power), in bins of equally many migration rates."""
     rows = dataset.labels == 1
     rates = mean_migration(dataset.parameters[rows])
     recognised, bins = probabilities[rows].argmax(axis=1), []
@@ -816,13 +810,13 @@ def summarise(sfs, folded=False):
     table = np.stack([(each * snp_mask((n_a + 1, n_b + 1))).ravel() for each in weights.values()])
     sums = np.concatenate([piece.reshape(len(piece), -1) @ table.T for piece in pieces(sfs)])
     sums = dict(zip(weights, sums.T, strict=True))
-    values = np.zeros(len(sfs), summary_dtype(folded))
-    for name in sums.keys() & set(values.dtype.names):
+    sums["singletons per doubleton"] = sums["singletons"] / np.maximum(sums["doubletons"], 1)
+    pi, d_xy = (sums["pi in A"] + sums["pi in B"]) / 2, sums["d_XY"]
+    sums["F_ST"] = 1 - np.divide(pi, d_xy, out=np.ones(len(sfs)), where=d_xy > 0)
+    values = np.empty(len(sfs), summary_dtype(folded))
+    for name in values.dtype.names:
         of_snps = SUMMARIES[name][0] == ", proportion"
         values[name] = sums[name] / np.maximum(sums["SNPs"], 1) if of_snps else sums[name]
-    values["singletons per doubleton"] = sums["singletons"] / np.maximum(sums["doubletons"], 1)
-    pi, d_xy = (sums["pi in A"] + sums["pi in B"]) / 2, sums["d_XY"]
-    values["F_ST"] = 1 - np.divide(pi, d_xy, out=np.ones(len(sfs)), where=d_xy > 0)
     return values
 
 
@@ -836,10 +830,7 @@ def flat(inputs):
 
 
 def fit_logistic_regression(table):
-    """A logistic regression on what the network has: its input, with data augmentation.
-
-    The validation part of a reference table chooses the strength of the penalty.
-    """
+    """A logistic regression on the network's input; validation chooses the penalty's strength."""
     from sklearn.linear_model import LogisticRegression
     from sklearn.metrics import log_loss
 
@@ -854,18 +845,14 @@ def fit_logistic_regression(table):
 
 
 def baseline_accuracies(network, dataset):
-    """The accuracies on a dataset of classifiers that are no networks, by name.
-
-    They learn from the network's reference table: a threshold on each summary in `THRESHOLDS` (a
-    decision tree of depth one), and a logistic regression.
-    """
+    """The accuracies on a dataset of classifiers that learn from the network's reference table."""
     from sklearn.tree import DecisionTreeClassifier
 
     training, folded = parts(network.table)[0], network.settings.folded
     summaries, accuracies = summarise(dataset.sfs, folded), {}
     for name in THRESHOLDS:
         known, new = (each[name][:, np.newaxis] for each in (training["summaries"], summaries))
-        tree = DecisionTreeClassifier(max_depth=1).fit(known, training["labels"])
+        tree = DecisionTreeClassifier(max_depth=1).fit(known, training["labels"])  # a threshold
         accuracies[f"threshold on {name}"] = tree.score(new, dataset.labels)
     regression = fit_logistic_regression(network.table)
     inputs = flat(network_inputs(dataset.sfs, folded))
@@ -923,15 +910,13 @@ LOG_SUMMARIES = ("SNPs", "pi in A", "pi in B", "d_XY", "shared", "derived allele
 class ModelFit:
     """What one model's simulations, N rows of a reference table, say about other spectra.
 
-    Whether they could have made a spectrum is asked twice. Before inference: how dense are the
-    simulations around its features, by a mixture of normal distributions? After inference: has each
-    species as many singletons as the nearest simulations let expect, which shows changes of size
-    (Fu and Li 1993)? Each simulation is judged by the others in the same way, so p-values are the
-    proportions of them that are as extreme. The nearest simulations are those with nearly the same
-    estimates of the parameters (semi-automatic ABC, Fearnhead and Prangle 2012).
-
-    Where a method takes `spectra`, it takes their "inputs" and "summaries", in rows of such a table
-    or in a dictionary.
+    Could they have made a spectrum? Before inference: how dense are they around its features, by a
+    mixture of normal distributions? After inference: has each species as many singletons as the
+    nearest simulations let expect, which shows changes of size (Fu and Li 1993)? Each simulation is
+    judged by the others in the same way, so p-values are the proportions of them that are as
+    extreme. The nearest simulations are those with nearly the same estimates of the parameters
+    (semi-automatic ABC, Fearnhead and Prangle 2012). `spectra` are rows of such a table, or a
+    dictionary of "inputs" and "summaries".
     """
 
     def __init__(self, table):
@@ -965,13 +950,11 @@ class ModelFit:
         self.misfits = self.misfit(table, self.places, self.nearest_of_own)
 
     def raw_features(self, spectra):
-        """What describes spectra, before it is scaled.
-
-        Logarithms make stand out what is missing, as derived major alleles in folded spectra.
-        """
+        """What describes spectra, before it is scaled."""
         inputs, summaries = flat(spectra["inputs"]), spectra["summaries"]
         scores = self.components.transform(inputs)
         residual = inputs - self.components.inverse_transform(scores)
+        # Logarithms make stand out what is missing, as derived major alleles in folded spectra.
         names = [name for name in LOG_SUMMARIES if name in summaries.dtype.names]
         logs = [np.log(summaries[name] + 1e-6) for name in names]
         return np.column_stack([scores, np.log((residual**2).sum(axis=1) + 0.01), *logs])
@@ -1028,9 +1011,9 @@ def p_values(values, simulated):
 
 
 def has_learned(table, probabilities):
-    """Whether a classifier does better than a coin in validation, by its loss's standard error.
+    """Whether a classifier, by its loss in validation, is better than a coin by 2 standard errors.
 
-    `probabilities` are those that it gives to the simulations of a reference table.
+    It has given `probabilities` to all rows of a reference table.
     """
     rows = table["is_validation"]
     losses = -np.log(np.maximum(probabilities[rows, table["labels"][rows]], 1e-7))
@@ -1075,18 +1058,11 @@ def of_diploids(shape):
 
 
 def read_observed(path):
-    """Read an observed joint SFS, of whichever of the `SPECTRUM_KINDS` the file is.
-
-    A `UserError` if it is none of two populations, each of an even number of chromosomes.
-    """
+    """Read an observed joint SFS, of whichever of the `SPECTRUM_KINDS` the file is."""
     with naming_file(path, "joint SFS"):
-        with found(path).open("rb") as file:
-            data = file.read(MAX_SPECTRUM_BYTES + 1)
+        data = read_all(found(path).open("rb"), MAX_SPECTRUM_BYTES)
         if data.startswith(b"\x1f\x8b"):
-            with gzip.open(io.BytesIO(data)) as file:
-                data = file.read(MAX_SPECTRUM_BYTES + 1)
-        if not 0 < len(data) <= MAX_SPECTRUM_BYTES:
-            raise ValueError("it is empty, or larger than any")
+            data = read_all(gzip.GzipFile(fileobj=io.BytesIO(data)), MAX_SPECTRUM_BYTES)
         beginning = data[:1000].removeprefix(b"\xef\xbb\xbf")
         read = next(read for pattern, read in SPECTRUM_KINDS if re.match(pattern, beginning))
         if isinstance(read, str):
@@ -1111,23 +1087,18 @@ def check_counts(counts):
         advice = "an individual has two: project down to even numbers (moments: project)"
         raise ValueError(f"{chromosomes} chromosomes, but {advice}. {ALLEL_ADVICE}")
     counts[0, 0] = counts[-1, -1] = 0
-    if bad := (~np.isfinite(counts) | (counts < 0)).sum():
-        raise ValueError(f"{bad:,} cells are negative, infinite or NaN: make masked ones 0")
-    if not counts.any():
-        raise ValueError("there are no SNPs in it")
+    if n_bad := (~((counts >= 0) & (counts <= MAX_SNPS))).sum():
+        bad = f"{n_bad:,} cells are negative, NaN, or so many SNPs that no genome has them"
+        raise ValueError(f"{bad}: make masked ones 0")
     if counts.sum() < 1.001:
-        raise ValueError("these are proportions, not counts: multiply by the number of SNPs")
-    if counts.max() > MAX_SNPS:
-        raise ValueError("no genome has so many SNPs")
+        raise ValueError("no SNPs, or proportions: multiply these by the number of SNPs")
 
 
 def read_numpy(data, name):
     """An array of shape (n_A + 1, n_B + 1), perhaps with a channel behind."""
     try:
         counts = np.lib.format.read_array(io.BytesIO(data), allow_pickle=False)
-    except MemoryError:
-        raise ValueError("it says that it is larger than any") from None
-    except ValueError as error:  # but for NumPy's advice to allow pickles, which could run code
+    except (MemoryError, ValueError) as error:  # without the advice to run what is in pickles
         raise ValueError(str(error).partition(" when allow_pickle")[0]) from None
     if counts.ndim == 3 and counts.shape[2] == 1:
         counts = counts[..., 0]
@@ -1145,10 +1116,9 @@ def read_winsfs(data, name):
 
 def folded_if_filled(counts):
     """A spectrum, folded if just the half that folding empties is filled with NaN or -1."""
-    unused = ~np.isfinite(counts) | (counts == -1)
-    unused.flat[[0, -1]] = False
-    half = beyond_half(counts.shape)
-    if unused.any() and not (unused & ~half).any() and not counts[half & ~unused][:-1].any():
+    counts.flat[[0, -1]] = 0  # the corners may hold anything
+    unused, half = ~np.isfinite(counts) | (counts == -1), beyond_half(counts.shape)
+    if unused.any() and not unused[~half].any() and not counts[half & ~unused].any():
         return Observed(np.where(unused, 0, counts), folded=True)
     return Observed(counts, folded=False)
 
@@ -1169,12 +1139,10 @@ def read_dadi(data, name):
     header, *rest = lines or [""]
     sizes, words = re.match(r"([\d\s]*)(.*)", header[:1000]).groups()
     shape, numbers = [int(word) for word in sizes.split()], np.array(" ".join(rest).split(), float)
-    n_cells, larger = math.prod(shape), [n + 1 for n in shape]
-    if shape and len(numbers) in (math.prod(larger), 2 * math.prod(larger)):
-        larger = " ".join(map(str, larger))
-        raise ValueError(f"a size is the number of chromosomes + 1: did you mean {larger}?")
-    if not shape or len(numbers) not in (n_cells, 2 * n_cells):
-        raise ValueError(f"{len(numbers)} numbers after a first line of {header[:60]!r}")
+    n_cells = math.prod(shape)
+    if len(numbers) not in (n_cells, 2 * n_cells):
+        advice = "a size is the number of chromosomes + 1"
+        raise ValueError(f"{len(numbers)} numbers below the sizes {header[:60]!r}: {advice}")
     counts, mask = numbers[:n_cells].reshape(shape), numbers[n_cells:]
     if not np.isin(mask, (0, 1)).all():
         raise ValueError("a mask holds 0 and 1, this second half does not: are they 2 spectra?")
@@ -1189,42 +1157,24 @@ def read_dadi(data, name):
 
 def read_fastsimcoal(data, name):
     """fastsimcoal2's joint spectrum of two populations; A is the one of the lower number."""
-    (n, *_), *lines = [line.split() for line in lines_of(data)]
-    folded, example = "jointMAF" in name, "give its _jointDAFpop1_0.obs"
-    if "MSFS" in name or not lines or not lines[0][0].startswith("d"):
-        raise ValueError(f"fastsimcoal2's SFS of all populations: {example}")
+    (n, *_), columns, *rows = [line.split() for line in lines_of(data)]
+    folded = "jointMAF" in name
+    if folded == ("jointDAF" in name):
+        own = "_jointDAFpop1_0.obs (derived alleles) or _jointMAFpop1_0.obs (minor alleles)"
+        raise ValueError(f"of fastsimcoal2's spectra, take the joint one by its own name, {own}")
     if n != "1":
         raise ValueError(f"fastsimcoal2's {n} observations: which one? Give a file of it alone")
-    if "joint" not in name and re.search("_[DM]AFpop", name):
-        raise ValueError(f"fastsimcoal2's SFS of one population: {example}")
-    if folded == ("jointDAF" in name):
-        says = "jointDAF (derived alleles) or jointMAF (minor alleles)"
-        raise ValueError(f"fastsimcoal2's joint SFS: its name must say {says}")
-    columns, rows, populations = lines[0], lines[1:], []
-    for labels in (columns, [row[0] for row in rows]):
-        populations.append(labels[0].partition("_")[0])
-        if labels != [f"{populations[-1]}_{count}" for count in range(len(labels))]:
-            raise ValueError("fastsimcoal2's labels should be d0_0, d0_1, ... and d1_0, d1_1, ...")
     counts = np.array([row[1:] for row in rows], float).reshape(len(rows), len(columns))
-    if int(populations[0][1:]) < int(populations[1][1:]):
+    of_columns, of_rows = (int(re.match(r"d(\d+)_0", x)[1]) for x in (columns[0], rows[0][0]))
+    if of_columns < of_rows:
         counts = counts.T
     if folded and counts[beyond_half(counts.shape)].any():
         raise ValueError("its name says minor alleles (MAF), its numbers that some are major")
     return Observed(counts, folded)
 
 
-def refuse_realsfs(data, name):
-    """Say what a bare line of numbers lacks."""
-    lines = lines_of(data)
-    if len(lines) > 1:
-        raise ValueError(f"it looks like realSFS's, {len(lines)} spectra: keep one line of them")
-    n_cells = len(lines[0].split())
-    side = math.isqrt(n_cells)
-    sizes = f"{side} {side}" if side**2 == n_cells else "(n_A + 1) (n_B + 1)"
-    raise ValueError(f"it looks like realSFS's: write a line above the numbers, {sizes} unfolded")
-
-
 # What a file is, by how it begins, and what reads it, or else why it cannot be read.
+SIZES = "write a line above the numbers, as 21 17 unfolded for 20 + 16 chromosomes"
 FROM_VCF = "of which data/own_species/vcf_to_spectrum.py makes a spectrum"
 SPECTRUM_KINDS = (
     (rb"\x93NUMPY", read_numpy),
@@ -1236,7 +1186,7 @@ SPECTRUM_KINDS = (
     (rb"#SHAPE=<", read_winsfs),
     (rb"\s*\d+ +observation", read_fastsimcoal),
     (rb"\s*d\d+_0\s", "fastsimcoal2's without its first line, 1 observation"),
-    (rb"\s*([-+.\deE]+[ \t]+){8}", refuse_realsfs),
+    (rb"\s*([-+.\deE]+[ \t]+){8}", f"realSFS's: keep one line of several, and {SIZES}"),
     (rb"[^\s#]*[A-Za-z][^\s#]*[ \t]+\S+[ \t]*\r?\n", f"a list of individuals, {FROM_VCF}"),
     (rb"", read_dadi),
 )
@@ -1292,8 +1242,6 @@ class Prediction:
 
 def make_prediction(path, observed, network, fits):
     """The `Prediction` of one observed spectrum."""
-    from scipy.stats import percentileofscore
-
     sfs, folded = observed.counts[np.newaxis, ..., np.newaxis], network.settings.folded
     spectrum = {"inputs": network_inputs(sfs, folded), "summaries": summarise(sfs, folded)}
     probabilities, table = predict_probabilities(network.model, sfs)[0], network.table
@@ -1301,20 +1249,18 @@ def make_prediction(path, observed, network, fits):
     places, nearest = fit.nearest(spectrum)
     mean, deviation = fit.expected(places, nearest, flat(fit.table["inputs"]))
     residual = (flat(spectrum["inputs"]) - mean) / np.maximum(deviation, MIN_DEVIATION)
-    percentiles, outside = {}, []
+    percentiles = {}
     for name in spectrum["summaries"].dtype.names:
-        value, of_all = spectrum["summaries"][name][0], table["summaries"][name]
-        of_models = [each.table["summaries"][name] for each in fits]
-        percentiles[name] = [percentileofscore(values, value, "mean") for values in of_models]
-        if not of_all.min() <= value <= of_all.max():
-            outside.append(name)
+        value = spectrum["summaries"][name]
+        simulated = [each.table["summaries"][name] for each in fits]
+        percentiles[name] = [50 * ((x < value).mean() + (x <= value).mean()) for x in simulated]
     return Prediction(
         path=path,
         observed=observed,
         **spectrum,
         probabilities=probabilities,
         percentiles=percentiles,
-        outside=outside,
+        outside=[name for name, each in percentiles.items() if each in ([0, 0], [100, 100])],
         p_values=[each.p_value(spectrum)[0] for each in fits],
         fit=fit,
         p_after=p_values(fit.misfit(spectrum, places, nearest), fit.misfits)[0],
@@ -1426,20 +1372,25 @@ def found(path, advice=""):
     return path
 
 
+def read_all(file, most):
+    """The bytes of an open file, which is closed; a `ValueError` if they are none or too many."""
+    with file:
+        data = file.read(most + 1)
+    if not 0 < len(data) <= most:
+        raise ValueError("it is empty, or larger than any")
+    return data
+
+
 @contextlib.contextmanager
 def naming_file(path, what, remedy=""):
-    """Whatever goes wrong in the block is told as a `UserError` that names a file.
-
-    A file may hold anything, and what reads it may raise anything. But a package that is missing
-    or a memory that is full are not the file's fault.
-    """
+    """Whatever goes wrong in the block is told as a `UserError` that names a file."""
     try:
         yield
-    except (UserError, ImportError, MemoryError):
+    except (UserError, ImportError, MemoryError):  # not the file's fault
         raise
     except OSError as error:
         raise UserError(f"{path} cannot be read ({one_line(error)})") from error
-    except Exception as error:
+    except Exception as error:  # a file may hold anything, and what reads it may raise anything
         raise UserError(f"{path} is no {what} ({one_line(error)}){remedy}") from error
 
 
@@ -1458,8 +1409,7 @@ def load_json(path):
 def load_table(path, numbers):
     """The rows of a CSV file, dictionaries of text by column; none if there is no file.
 
-    A user may add columns, which are kept. A `UserError` if it is no table, or if `numbers`, some
-    of its columns, do not hold a number, or several with blanks between.
+    Users may add columns. Those in `numbers` must hold a number, or several between blanks.
     """
     if not path.exists():
         return []
@@ -1485,28 +1435,25 @@ def save_table(path, rows):
 
 def words_of(value):
     """A setting's value as the list of words that one would type."""
-    if isinstance(value, PerSpecies):
-        return [value.a, value.b]
-    if isinstance(value, Prior) and value.low == value.high:
-        return [value.low]
-    if isinstance(value, Prior):
-        return [value.low, value.high, *(["log"] if value.scale == "log" else [])]
+    match value:
+        case PerSpecies(a, b):
+            return [a, b]
+        case Prior(low, high, "log"):
+            return [low, high, "log"]
+        case Prior(low, high):
+            return [low, high] if low < high else [low]
     return [value]
 
 
 def as_saved(settings):
     """Settings as a file holds them: lists of words, or the only one."""
-    words = {each.name: words_of(getattr(settings, each.name)) for each in fields(settings)}
+    words = {name: words_of(value) for name, value in vars(settings).items()}
     return {name: value if len(value) > 1 else value[0] for name, value in words.items()}
 
 
-def saved_settings(kind, saved, path):
-    """Settings of a kind from what was saved, checked as if they were typed.
-
-    One that is missing is younger than the file, and was as its default is.
-    """
-    words = {each.name: saved[each.name] for each in fields(kind) if each.name in saved}
-    return kind(**converted(words, f"{path}: "))
+def saved_values(saved, path):
+    """The settings among what was saved, by name, checked as if they were typed."""
+    return converted({name: saved[name] for name in SETTINGS if name in saved}, f"{path}: ")
 
 
 @dataclass(frozen=True)
@@ -1530,10 +1477,10 @@ class DatasetSpecification:
 def saved_specification(saved, path):
     """A `DatasetSpecification` from what was saved."""
     with naming_file(path, "file of settings"):
-        run = saved_settings(RunSettings, {"n_reps": saved["n_reps"]}, path)
-        known = {str(name)[:20]: str(number)[:20] for name, number in saved["versions"].items()}
-        settings = saved_settings(SimulationSettings, saved, path)
-    return DatasetSpecification(settings, run.n_reps, known)
+        values = saved_values(saved, path)
+        versions = {str(name)[:20]: str(number)[:20] for name, number in saved["versions"].items()}
+        # A setting that is missing is younger than the file, and was as its default is.
+        return DatasetSpecification(choose(SimulationSettings, values), values["n_reps"], versions)
 
 
 @dataclass(frozen=True)
@@ -1642,7 +1589,6 @@ def load_dataset(folder, name="simulated"):
 # read, cannot.
 OWN_MEMBERS = "runml/"
 MAX_MODEL = 3 * 10**7  # bytes
-MAX_NOTES = 10**6
 
 
 @dataclass(frozen=True)
@@ -1677,9 +1623,9 @@ def save_network(path, network):
         "checksums": network.checksums,
         "versions": {name: version(name) for name in ("keras", "tensorflow", "scikit-learn")},
     }
-    arrays = {f"weights_{number}": array for number, array in enumerate(model.get_weights())}
-    arrays |= {"notes": np.frombuffer(json.dumps(notes).encode(), np.uint8)}
-    arrays |= {"reference_table": network.table}
+    notes = np.frombuffer(json.dumps(notes).encode(), np.uint8)
+    arrays = {"notes": notes, "reference_table": network.table}
+    arrays |= {f"weights_{number}": array for number, array in enumerate(model.get_weights())}
     with zipfile.ZipFile(path, "a", zipfile.ZIP_STORED) as archive:
         for name, array in arrays.items():
             with archive.open(f"{OWN_MEMBERS}{name}.npy", "w") as member:
@@ -1687,38 +1633,28 @@ def save_network(path, network):
 
 
 def read_array(archive, name, dtype, *shape):
-    """A member's array, if it is of this type and shape, by default of any length.
-
-    It must be stored as it is, so that nothing unpacks to more than the file holds.
-    """
+    """A member's array, if it is of this type and shape, by default of any length."""
     member = archive.getinfo(f"{OWN_MEMBERS}{name}.npy")
-    if member.compress_type != zipfile.ZIP_STORED:
+    if member.compress_type != zipfile.ZIP_STORED:  # it could unpack to more than the file holds
         raise ValueError(f"{name} is compressed")
     with archive.open(member) as file:
         np.lib.format.read_magic(file)
         own, is_fortran, own_dtype = np.lib.format.read_array_header_1_0(file)
-        wanted = shape or own[:1]
-        if (own, is_fortran, own_dtype) != (wanted, False, dtype) or math.prod(own) > MAX_MODEL:
+        if (own, is_fortran, own_dtype) != (shape or own[:1], False, dtype):
             raise ValueError(f"{name} is {own_dtype} of shape {own}")
         return np.frombuffer(file.read(math.prod(own) * dtype.itemsize), dtype).reshape(own)
 
 
 def load_network(path):
     """A saved network: built from its notes, its weights and table read as plain arrays."""
-    found(path, ": run runml --train first")
     with naming_file(path, "model of this script", ": run runml --train"):
-        if path.stat().st_size > MAX_MODEL:
-            raise ValueError("it is larger than any")
-        with zipfile.ZipFile(path) as archive:
-            notes = read_array(archive, "notes", np.dtype(np.uint8))
-            if len(notes) > MAX_NOTES:
-                raise ValueError("its notes are longer than any")
-            notes = json.loads(notes.tobytes())
-            settings = saved_settings(TrainingSettings, notes["training"], path)
+        data = read_all(found(path, ": run runml --train first").open("rb"), MAX_MODEL)
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            notes = json.loads(read_array(archive, "notes", np.dtype(np.uint8)).tobytes())
+            settings = choose(TrainingSettings, saved_values(notes["training"], path))
             saved = notes["simulations"]
             specification = saved_specification(saved, path) if saved else None
-            size = saved_settings(SimulationSettings, {"sample_size": notes["sample_size"]}, path)
-            model = build_network(sfs_shape(size.sample_size), settings)
+            model = build_network(sfs_shape(saved_values(notes, path)["sample_size"]), settings)
             weights = [
                 read_array(archive, f"weights_{number}", own.dtype, *own.shape)
                 for number, own in enumerate(model.get_weights())
@@ -1727,8 +1663,7 @@ def load_network(path):
             table = read_array(archive, "reference_table", dtype)
         if not all(np.bincount(part["labels"], minlength=2).min() > 0 for part in parts(table)):
             raise ValueError("its reference table lacks a model")
-        summaries = [table["summaries"][name] for name in summary_dtype(settings.folded).names]
-        numbers = [*weights, table["inputs"], table["probabilities"], *summaries]
+        numbers = [*weights, table["inputs"], table["probabilities"], table["summaries"].tolist()]
         if not all(np.isfinite(array).all() for array in numbers):
             raise ValueError("some of it is no number")
         model.set_weights(weights)
@@ -1738,20 +1673,17 @@ def load_network(path):
 
 # ======================================== 14. Workers ========================================
 
-SECONDS_BETWEEN_LOOKS, LOOKS_IN_VAIN = 5, 3  # at whether a cluster has workers, before giving up
+SECONDS_BETWEEN_LOOKS = 15  # at whether a cluster still has workers
 
 
 def in_parallel(function, tasks, run):
-    """What a function returns for each task, a tuple of its arguments, in their order.
-
-    Only some tasks are handed out at a time, so memory does not grow with their number.
-    """
+    """What a function returns for each task, a tuple of its arguments, in their order."""
     from joblib import cpu_count  # of which this process may use so many
 
     n_workers = min(run.workers or cpu_count(), max(1, len(tasks)))
     places = dask_workers(run.dask_scheduler) if run.dask_scheduler else local_workers(n_workers)
     with places as (submit, n_ahead, result):
-        waiting = deque()
+        waiting = deque()  # only some at a time, so memory does not grow with their number
         for task in tasks:
             waiting.append(submit(function, *task))
             if len(waiting) > n_ahead:
@@ -1761,11 +1693,8 @@ def in_parallel(function, tasks, run):
 
 @contextlib.contextmanager
 def local_workers(n_workers):
-    """Processes on this machine: how to submit a task, how many ahead, how to get its result.
-
-    They are spawned, as nothing should be forked from where TensorFlow may run threads.
-    """
-    spawn = multiprocessing.get_context("spawn")
+    """Processes on this machine: how to submit a task, how many ahead, how to get its result."""
+    spawn = multiprocessing.get_context("spawn")  # no fork: TensorFlow may run threads
     # Ctrl-C is the parent's business alone: that it is ignored now, workers inherit.
     handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
     executor = ProcessPoolExecutor(n_workers, mp_context=spawn, initializer=follow_parent)
@@ -1792,11 +1721,7 @@ def follow_parent():
 
 @contextlib.contextmanager
 def dask_workers(address):
-    """Those of a Dask scheduler: how to submit a task, how many ahead, how to get its result.
-
-    Dask does a lost worker's tasks again elsewhere. But where no worker is left it waits for ever,
-    in case one comes: hence the looks.
-    """
+    """Those of a Dask scheduler: how to submit a task, how many ahead, how to get its result."""
     where = f"--dask_scheduler {address}"
     try:
         import cloudpickle
@@ -1809,11 +1734,9 @@ def dask_workers(address):
     def by_value(function, *args):  # being local it travels by value, with all that it is given
         return function(*args)
 
-    def result(task):
-        looks = 0
+    def result(task):  # Dask does a lost worker's tasks elsewhere, but waits for ever for a worker
         while not wait([task], SECONDS_BETWEEN_LOOKS).done:
-            looks = 0 if client.scheduler_info()["workers"] else looks + 1
-            if looks == LOOKS_IN_VAIN:
+            if not client.scheduler_info()["workers"]:
                 raise CancelledError
         return task.result()
 
@@ -1831,9 +1754,8 @@ def dask_workers(address):
     except CancelledError:
         raise UserError(f"{where}: the scheduler, or the last of its workers, is gone") from None
     except (OSError, ValueError) as error:  # anything may answer at an address
-        raise UserError(
-            f"{where}: no Dask scheduler with workers answers: {one_line(error)}"
-        ) from None
+        nobody = f"{where}: no Dask scheduler with workers answers"
+        raise UserError(f"{nobody} ({one_line(error)})") from None
 
 
 def simulation_versions():
@@ -1853,7 +1775,7 @@ RUN = {"workers", "dask_scheduler"}
 USES = {  # the settings that each command has a use for
     "simulate": SIMULATION | RUN | {"n_reps"},
     "train": TRAINING,
-    "test": SIMULATION | RUN | {"n_test_reps"},
+    "test": SIMULATION - {"sample_size"} | RUN | {"n_test_reps"},  # that is the network's
     "predict": set(),
 }
 MIN_REPS = 5  # of each model, to learn from
@@ -1882,27 +1804,29 @@ def converted(values, where, error=None):
 def convert(setting, words):
     """The value of a setting, a `dataclasses.Field`, from its words, or a `ValueError`."""
     kind, number = setting.type, functools.partial(convert_number, **setting.metadata["limits"])
+    match words:
+        case [word] if kind in (int, float):
+            return number(kind, word)
+        case [word] if kind in (bool, str) and isinstance(word, kind) and word != "":
+            return word
+        case [_] if kind in (PerSpecies, Prior):  # one for both
+            return convert(setting, words * 2)
+        case [a, b] if kind is PerSpecies:
+            return PerSpecies(number(int, a), number(int, b))
+        case [low, high, *log] if kind is Prior and log in ([], ["log"]):
+            low, high = number(float, low), number(float, high)
+            if low > high or (log and not low):
+                raise ValueError(f"{low:g} {high:g}: the low end first, above 0 if log-uniform")
+            return Prior(low, high, "log" if log and low < high else "uniform")
     takes = {Prior: "X, or LOW HIGH, or LOW HIGH log", PerSpecies: "one number, or two"}
-    scale = "log" if kind is Prior and words[2:] == ["log"] else "uniform"
-    ends = words[:2] if scale == "log" else words
-    is_wrong = kind in (bool, str) and (not isinstance(words[0], kind) or words[0] == "")
-    if is_wrong or not 1 <= len(ends) <= (2 if kind in takes else 1):
-        raise ValueError(f"{' '.join(map(str, words))}: takes {takes.get(kind, 'one value')}")
-    if kind is PerSpecies:
-        return PerSpecies(number(int, ends[0]), number(int, ends[-1]))
-    if kind is Prior:
-        low, high = number(float, ends[0]), number(float, ends[-1])
-        if low > high or (scale == "log" and not low):
-            raise ValueError(f"{low:g} {high:g}: the low end first, above 0 if log-uniform")
-        return Prior(low, high, scale if low < high else "uniform")
-    return number(kind, words[0]) if kind in (int, float) else kind(words[0])
+    raise ValueError(f"{' '.join(map(str, words))}: takes {takes.get(kind, 'one value')}")
 
 
 def convert_number(kind, word, low, high, exclude):
     """A whole number (`int`) or any (`float`), within limits, from a word."""
     try:
-        value = math.nan if isinstance(word, bool) else float(word)
-    except (TypeError, ValueError, OverflowError):
+        value = float(str(word))  # so that JSON's true is not 1
+    except ValueError:
         value = math.nan
     if math.isnan(value):
         raise ValueError(f"{word}: not a number")
@@ -1930,7 +1854,6 @@ def command_line():
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
-        argument_default=argparse.SUPPRESS,
     )
     # A negative number is a value out of its limits, not the name of an option.
     parser._negative_number_matcher = re.compile(r"-(\.?\d|inf|nan)", re.IGNORECASE)
@@ -1942,7 +1865,7 @@ def command_line():
         "test": parser.add_argument_group("how much is tested (--test)"),
         "predict": parser.add_argument_group("what is asked (--predict)"),
     }
-    files = {"nargs": "+", "action": "extend", "metavar": "FILE", "type": Path}
+    files = {"nargs": "+", "action": "extend", "metavar": "FILE", "type": Path, "default": []}
     do.add_argument("--simulate", action="store_true", help="simulate joint SFS of both models")
     do.add_argument("--train", action="store_true", help="train the network on them")
     do.add_argument("--test", action="store_true", help="test it, once, on a fresh set")
@@ -1951,7 +1874,7 @@ def command_line():
     text = "take what is not typed from a saved settings file"
     groups["simulate"].add_argument("--settings", metavar="FILE", help=text)
     text = "where files are (default: data)"
-    groups["all"].add_argument("--data_dir", metavar="FOLDER", help=text)
+    groups["all"].add_argument("--data_dir", default="data", metavar="FOLDER", help=text)
     groups["all"].add_argument("--version", action="version", version=f"runml {VERSION}")
     metavars = {Prior: ("LOW", "HIGH log"), PerSpecies: ("A", "B"), int: "N", float: "X"}
     unset = {"workers": "all usable cores", "dask_scheduler": "none"}
@@ -1971,31 +1894,22 @@ def command_line():
 def parse_options(argv):
     """What a command line says, without a look at the disk; a `UsageError` if it makes no sense.
 
-    Returns
-    -------
-    argparse.Namespace
-        `commands`, in order; `folder`; `typed`, the values of the settings that were typed, by
-        name; `settings_file`, or None; and the lists of paths `observed` and `bootstrap`.
+    To what argparse finds it adds `commands`, in their order, and `typed`, a dictionary of the
+    settings that were typed.
     """
-    arguments = vars(command_line().parse_args(argv))
-    typed = {name: arguments[name] for name in SETTINGS if name in arguments}
-    options = argparse.Namespace(
-        commands=[command for command in COMMANDS if command in arguments],
-        folder=Path(arguments.get("data_dir") or "data"),
-        typed=converted(typed, "--", UsageError),
-        settings_file=arguments.get("settings"),
-        observed=list(dict.fromkeys(arguments.get("predict", []))),
-        bootstrap=list(dict.fromkeys(arguments.get("bootstrap", []))),
-    )
+    options = command_line().parse_args(argv)
+    typed = {name: words for name, words in vars(options).items() if name in SETTINGS and words}
+    options.typed = converted(typed, "--", UsageError)
+    options.commands = [command for command in COMMANDS if getattr(options, command)]
     if not options.commands:
         raise UsageError("say what to do: --simulate, --train, --test or --predict (see --help)")
-    if "" in (arguments.get("data_dir"), options.settings_file):
+    if "" in (options.data_dir, options.settings):
         raise UsageError("--data_dir and --settings must not be empty")
     if options.typed.keys() >= RUN:
         raise UsageError("--workers has no use with --dask_scheduler")
-    if options.settings_file is not None and "simulate" not in options.commands:
+    if options.settings and not options.simulate:
         raise UsageError("--settings has no use without --simulate")
-    if options.bootstrap and len(options.observed) != 1:
+    if options.bootstrap and len(options.predict) != 1:
         raise UsageError("--bootstrap has its use beside one --predict FILE")
     return options
 
@@ -2011,67 +1925,61 @@ def prepare(options):
 
     Whatever can be known before the first of them starts is found, completed and checked here.
     """
-    jobs, folder, run = [], options.folder, choose(RunSettings, options.typed)
+    jobs, folder, typed = [], Path(options.data_dir), options.typed
+    run = choose(RunSettings, typed)
     specification = shape = training = dataset = network = None
-    if "simulate" in options.commands:
-        specification = prepare_simulate(options, run)
-        shape = sfs_shape(specification.settings.sample_size)
+    if options.simulate:
+        saved = {}
+        if options.settings:
+            path = Path(options.settings)
+            file = saved_specification(load_json(path), path)
+            saved = vars(file.settings) | {"n_reps": file.n_reps}
+        settings = choose(SimulationSettings, typed, saved)
+        check_simulation(settings)
+        shape = sfs_shape(settings.sample_size)
+        specification = DatasetSpecification(settings, choose(RunSettings, typed, saved).n_reps)
         jobs.append(functools.partial(simulate, folder, specification, run))
-    elif "train" in options.commands:
+    elif options.train:
         dataset = load_dataset(folder)
         specification, shape = dataset.specification, dataset.sfs.shape[1:3]
-    if "train" not in options.commands and {"test", "predict"} & set(options.commands):
+
+    if options.train:
+        n_reps = min(np.bincount(dataset.labels, minlength=2)) if dataset else specification.n_reps
+        if n_reps < MIN_REPS:
+            raise UsageError(f"--n_reps {n_reps}: learning takes at least {MIN_REPS} of each model")
+        seed = {"seed": specification.settings.seed} if specification else {}
+        training = choose(TrainingSettings, typed, seed)
+        runs = load_table(folder / "experiments.csv", RUN_NUMBERS)
+        jobs.append(functools.partial(train, folder, training, runs, dataset))
+    elif options.test or options.predict:
         network = load_network(folder / MODEL)
         specification, training = network.specification, network.settings
-        known, shape = shape, network.model.input_shape[1:3]
-        if known and known != shape:
-            own, theirs = (format_setting(individuals(each)) for each in (known, shape))
+        simulated, shape = shape, network.model.input_shape[1:3]
+        if simulated and simulated != shape:
+            own, theirs = (format_setting(individuals(each)) for each in (simulated, shape))
             raise UsageError(f"--sample_size {own}: the model was trained with {theirs}")
-    if "train" in options.commands:
-        training, runs = prepare_train(options, specification, dataset)
-        jobs.append(functools.partial(train, folder, training, runs, dataset))
-    check_useless(options, specification, shape, training)
-    if "test" in options.commands:
-        tested, tests = prepare_test(options, run, specification, shape)
-        jobs.append(functools.partial(test, folder, tested, tests, run, network))
-    if "predict" in options.commands:
-        inputs = prepare_predict(options, shape, training)
-        jobs.append(functools.partial(predict, folder, *inputs, network))
-    return jobs
 
-
-def prepare_simulate(options, run):
-    """The `DatasetSpecification` of a training set: typed, or else from a settings file."""
-    saved = {}
-    if options.settings_file:
-        path = Path(options.settings_file)
-        file = saved_specification(load_json(path), path)
-        saved = vars(file.settings) | {"n_reps": file.n_reps}
-    settings = choose(SimulationSettings, options.typed, saved)
-    check_simulation(settings)
-    n_reps = ChainMap(options.typed, saved, vars(run))["n_reps"]
-    if "train" in options.commands and n_reps < MIN_REPS:
-        raise UsageError(f"--n_reps {n_reps}: learning takes at least {MIN_REPS} of each model")
-    return DatasetSpecification(settings, n_reps)
-
-
-def prepare_train(options, specification, dataset):
-    """The `TrainingSettings`, and the runs so far."""
-    if dataset and min(np.bincount(dataset.labels, minlength=2)) < MIN_REPS:
-        raise UserError(f"{options.folder}: learning takes at least {MIN_REPS} of each model")
-    seed = {"seed": specification.settings.seed} if specification else {}
-    runs = load_table(options.folder / "experiments.csv", RUN_NUMBERS)
-    return choose(TrainingSettings, options.typed, seed), runs
-
-
-def prepare_test(options, run, specification, shape):
-    """The `DatasetSpecification` of a test set, and the tests so far."""
+    # Now specification, shape and training are those of the network to test and to ask.
     known = vars(specification.settings) if specification else {"sample_size": individuals(shape)}
-    settings = choose(SimulationSettings, options.typed, known)
-    check_simulation(settings)
-    tested = DatasetSpecification(settings, run.n_test_reps)
-    log = options.folder / f"{test_name(tested, specification)}_log.csv"
-    return tested, load_table(log, ("n_test", "accuracy"))
+    check_useless(options, known, *(vars(each) for each in (specification, training) if each))
+
+    if options.test:
+        settings = choose(SimulationSettings, typed, known)
+        check_simulation(settings)
+        tested = DatasetSpecification(settings, run.n_test_reps)
+        log = folder / f"{test_name(tested, specification)}_log.csv"
+        tests = load_table(log, ("n_test", "accuracy"))
+        jobs.append(functools.partial(test, folder, tested, tests, run, network))
+    if options.predict:
+        observed, bootstrap = (
+            {path: read_observed(path) for path in paths}
+            for paths in (options.predict, options.bootstrap)
+        )
+        for path, spectrum in (observed | bootstrap).items():
+            check_fits(path, spectrum, shape, training.folded)
+        rows = load_table(folder / "predictions.csv", ("gene_flow",))
+        jobs.append(functools.partial(predict, folder, observed, bootstrap, rows, network))
+    return jobs
 
 
 def test_name(tested, trained):
@@ -2080,37 +1988,16 @@ def test_name(tested, trained):
     return "test" if trained is None or own == trained.settings else "test_elsewhere"
 
 
-def prepare_predict(options, shape, training):
-    """The observed and the resampled spectra, and the predictions so far."""
-    observed, bootstrap = (
-        {path: read_observed(path) for path in paths}
-        for paths in (options.observed, options.bootstrap)
-    )
-    for path, spectrum in (observed | bootstrap).items():
-        check_fits(path, spectrum, shape, training.folded)
-    rows = load_table(options.folder / "predictions.csv", ("gene_flow",))
-    return observed, bootstrap, rows
-
-
-def check_useless(options, specification, shape, training):
+def check_useless(options, *settled):
     """Refuse options that no command has a use for, unless they agree with what is settled."""
-    settled = {"sample_size": individuals(shape)} | (vars(training) if training else {})
-    if specification:
-        settled |= vars(specification.settings) | {"n_reps": specification.n_reps}
-    useful = set().union(*(USES[command] for command in options.commands))
-    if "simulate" not in options.commands:
-        useful -= {"sample_size"}  # which cannot change any more
+    commands, settled = options.commands, ChainMap(*settled)
+    useful = set().union(*(USES[command] for command in commands))
     for name in sorted(options.typed.keys() - useful):
         typed = options.typed[name]
         if name not in settled:
-            commands = " ".join(f"--{command}" for command in options.commands)
-            raise UsageError(f"--{name} has no use in {commands}")
+            raise UsageError(f"--{name} has no use in --{' --'.join(commands)}")
         if typed != settled[name]:
-            made = (
-                "the data were simulated"
-                if "train" in options.commands
-                else "the model was trained"
-            )
+            made = "the data were simulated" if "train" in commands else "the model was trained"
             typed, saved = format_setting(typed), format_setting(settled[name])
             raise UsageError(f"--{name} {typed}: {made} with {saved}")
 
@@ -2129,31 +2016,28 @@ def check_simulation(settings):
     if snps > 1e8 or most > 3e8:  # ten standard errors below what NumPy can draw from
         raise UsageError(f"{scale}: together up to {most:.0e} SNPs are too many")
     if per_site > MAX_MUTATIONS_PER_SITE:
-        rate = format_setting(settings.mutation_rate)
-        hidden = f"more than {MAX_MUTATIONS_PER_SITE} a site hide each other"
-        raise UsageError(f"--mutation_rate {rate}: {per_site:.1f} mutations a site; {hidden}")
+        hidden = f"more than {MAX_MUTATIONS_PER_SITE} hide each other"
+        raise UsageError(f"--mutation_rate: {per_site:.1f} mutations a site; {hidden}")
 
 
 def expected_snps(settings, at="median"):
-    """About how many SNPs a spectrum has: on two genealogies within species, and from there back.
-
-    `at` is the "median" or the "high" end of the priors. Changes of size are left out.
-    """
+    """About how many SNPs a spectrum has, at the "median" or "high" end of priors, at one size."""
     n_lineages = np.arange(1, 2 * max(settings.sample_size.a, settings.sample_size.b))
     within = 4 * getattr(settings.ne_prior, at) * ((1 / n_lineages).sum() - 0.5)
+    # On two genealogies within species, and from there back.
     length = 2 * (getattr(settings.tdiv_prior, at) + within)
     return getattr(settings.mutation_rate, at) * settings.n_sites * length
 
 
 def check_fits(path, observed, shape, folded):
     """Refuse an observed spectrum that is not of a model's sample size, or wrongly folded."""
-    own, model = observed.counts.shape, tuple(shape)
-    if own != model:
-        chromosomes, takes = (f"{n_a - 1} + {n_b - 1}" for n_a, n_b in (own, model))
+    own = observed.counts.shape
+    if own != shape:
+        chromosomes, takes = (f"{n_a - 1} + {n_b - 1}" for n_a, n_b in (own, shape))
         advice = f"simulate with --sample_size {format_setting(individuals(own))} and train"
-        if own[::-1] == model:
+        if own[::-1] == shape:
             advice = "the other way round? The first species of the file is A"
-        elif min(np.subtract(own, model)) >= 0:
+        elif min(np.subtract(own, shape)) >= 0:
             advice = f"project down to that (moments: project), or {advice}"
         advice += f". {ALLEL_ADVICE}" if path.suffix == ".npy" else ""
         raise UserError(f"{path}: {chromosomes} chromosomes, the model takes {takes}: {advice}")
@@ -2901,7 +2785,7 @@ def main(argv=None):
     """Run the command line; return the exit status."""
     try:
         options = parse_options(sys.argv[1:] if argv is None else argv)
-        with only_command_in(options.folder):
+        with only_command_in(Path(options.data_dir)):
             for job in prepare(options):
                 job()
     except UserError as error:
