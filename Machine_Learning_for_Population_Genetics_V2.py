@@ -60,6 +60,7 @@ import logging
 import math
 import mmap
 import multiprocessing
+import multiprocessing.resource_tracker
 import platform
 import re
 import shutil
@@ -1141,7 +1142,9 @@ def read_dadi(data, name):
     shape, numbers = [int(word) for word in sizes.split()], np.array(" ".join(rest).split(), float)
     n_cells = math.prod(shape)
     if len(numbers) not in (n_cells, 2 * n_cells):
-        advice = "a size is the number of chromosomes + 1"
+        larger = [n + 1 for n in shape]
+        meant = f", {larger[0]} {larger[-1]}?" if math.prod(larger) == len(numbers) else ""
+        advice = f"a size is the number of chromosomes + 1{meant}"
         raise ValueError(f"{len(numbers)} numbers below the sizes {header[:60]!r}: {advice}")
     counts, mask = numbers[:n_cells].reshape(shape), numbers[n_cells:]
     if not np.isin(mask, (0, 1)).all():
@@ -1173,8 +1176,17 @@ def read_fastsimcoal(data, name):
     return Observed(counts, folded)
 
 
+def refuse_realsfs(data, name):
+    """Say what a bare line of numbers lacks."""
+    lines = lines_of(data)
+    if len(lines) > 1:
+        raise ValueError(f"it looks like realSFS's, {len(lines)} spectra: keep one line of them")
+    side = math.isqrt(len(lines[0].split()))
+    sizes = f"{side} {side}" if side**2 == len(lines[0].split()) else "(n_A + 1) (n_B + 1)"
+    raise ValueError(f"it looks like realSFS's: write a line above the numbers, {sizes} unfolded")
+
+
 # What a file is, by how it begins, and what reads it, or else why it cannot be read.
-SIZES = "write a line above the numbers, as 21 17 unfolded for 20 + 16 chromosomes"
 FROM_VCF = "of which data/own_species/vcf_to_spectrum.py makes a spectrum"
 SPECTRUM_KINDS = (
     (rb"\x93NUMPY", read_numpy),
@@ -1186,7 +1198,7 @@ SPECTRUM_KINDS = (
     (rb"#SHAPE=<", read_winsfs),
     (rb"\s*\d+ +observation", read_fastsimcoal),
     (rb"\s*d\d+_0\s", "fastsimcoal2's without its first line, 1 observation"),
-    (rb"\s*([-+.\deE]+[ \t]+){8}", f"realSFS's: keep one line of several, and {SIZES}"),
+    (rb"\s*([-+.\deE]+[ \t]+){8}", refuse_realsfs),
     (rb"[^\s#]*[A-Za-z][^\s#]*[ \t]+\S+[ \t]*\r?\n", f"a list of individuals, {FROM_VCF}"),
     (rb"", read_dadi),
 )
@@ -1673,6 +1685,7 @@ def load_network(path):
 
 # ======================================== 14. Workers ========================================
 
+STOPPING = (signal.SIGINT, signal.SIGTERM)
 SECONDS_BETWEEN_LOOKS = 15  # at whether a cluster still has workers
 
 
@@ -1695,12 +1708,15 @@ def in_parallel(function, tasks, run):
 def local_workers(n_workers):
     """Processes on this machine: how to submit a task, how many ahead, how to get its result."""
     spawn = multiprocessing.get_context("spawn")  # no fork: TensorFlow may run threads
-    # Ctrl-C is the parent's business alone: that it is ignored now, workers inherit.
-    handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    has_masks = hasattr(signal, "pthread_sigmask")  # not on Windows
+    if has_masks:  # signals are the parent's business alone: workers inherit what is blocked now
+        multiprocessing.resource_tracker.ensure_running()  # which would lift the mask
+        signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING)
     executor = ProcessPoolExecutor(n_workers, mp_context=spawn, initializer=follow_parent)
     for _ in range(n_workers):
         executor.submit(os.getpid)  # starts one
-    signal.signal(signal.SIGINT, handler)
+    if has_masks:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPPING)
     with executor:
         try:
             yield executor.submit, 4 * n_workers, Future.result
@@ -1708,8 +1724,8 @@ def local_workers(n_workers):
             advice = "perhaps as the memory was full: try fewer --workers"
             raise UserError(f"a simulating process was killed, {advice}") from None
         except BaseException:
-            for worker in list(executor._processes.values()):  # terminate_workers, in Python 3.14
-                worker.terminate()
+            for worker in list(executor._processes.values()):  # kill_workers, in Python 3.14
+                worker.kill()
             raise
 
 
@@ -2777,7 +2793,7 @@ def run_alone():
             os.write(screen, b"\n" * os.isatty(screen) + line)
         os._exit(128 + number)
 
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in STOPPING:
         signal.signal(number, stop)
 
 
@@ -2808,6 +2824,6 @@ if __name__ == "__main__":
         run_alone()
     status = main()
     if STANDALONE:
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in STOPPING:
             signal.signal(number, signal.SIG_IGN)  # all is done; Python may leave in peace
     sys.exit(status)

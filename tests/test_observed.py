@@ -118,10 +118,10 @@ LIST = "vcf_to_spectrum.py"
 MINUS = np.where(np.eye(5, 7, 1) > 0, -1, COUNTS)
 GAP = np.where((COUNTS > 0) & (np.cumsum(COUNTS > 0) == 33).reshape(5, 7), np.nan, COUNTS)
 REFUSED = {
-    "realsfs.sfs": (text("7442567.936 " + "1.5e-3 " * 48), "realSFS", "21 17 unfolded"),
-    "bootstrap.sfs": (text(*[np.ones(49)] * 3), "realSFS", "keep one line"),
+    "realsfs.sfs": (text("7442567.936 " + "1.5e-3 " * 48), "realSFS", "7 7 unfolded"),
+    "bootstrap.sfs": (text(*[np.ones(49)] * 3), "realSFS", "3 spectra"),
     "three.sfs": (text("#SHAPE=<3/3/3>", np.ones(27)), "3 populations", "marginalize"),
-    "chromosomes.fs": (text("4 6 unfolded", COUNTS), "chromosomes + 1"),
+    "chromosomes.fs": (text("4 6 unfolded", COUNTS), "chromosomes + 1", "5 7?"),
     "two.fs": (text("5 7 unfolded", COUNTS, COUNTS), "mask holds 0 and 1", "2 spectra"),
     "odd.fs": (text("4 5 unfolded", np.ones(20)), "3 + 4 chromosomes", "project"),
     "fill.fs": (text("5 7 unfolded", MINUS), "negative", "masked ones 0"),
