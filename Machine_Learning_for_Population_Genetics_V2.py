@@ -2630,6 +2630,7 @@ def draw_history(figure, history, runs):
 
 def draw_test(figure, results, probabilities, dataset, network):
     """The report of a test: how good the probabilities are, shape (N, 2), where wrong, and why."""
+    from matplotlib.ticker import LogLocator, NullLocator
     from sklearn.metrics import ConfusionMatrixDisplay, RocCurveDisplay
 
     figure.set_size_inches(16.5, 14)
@@ -2664,6 +2665,8 @@ def draw_test(figure, results, probabilities, dataset, network):
     by_time.locator_params(axis="x", nbins=4)
     by_rate.set(xlabel="migration rate per generation", ylabel=accuracy, title="by migration rate")
     by_rate.set_xscale("log")
+    ticks = {"major_locator": LogLocator(subs=(1, 2, 5)), "minor_locator": NullLocator()}
+    by_rate.xaxis.set(major_formatter="{x:.0e}", **ticks)
     for axes in (calibration, mistakes, by_time, by_rate):
         axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.15), ncols=3, frameon=False)
 
