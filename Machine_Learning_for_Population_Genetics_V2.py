@@ -492,13 +492,8 @@ def split_rows(labels, seed):
     from sklearn.model_selection import train_test_split
 
     random_state = int(random_stream(seed, SPLIT).integers(2**32))
-    parts = train_test_split(
-        np.arange(len(labels)),
-        test_size=VALIDATION_SHARE,
-        stratify=labels,
-        random_state=random_state,
-    )
-    return [np.sort(part) for part in parts]
+    share = {"test_size": VALIDATION_SHARE, "stratify": labels, "random_state": random_state}
+    return [np.sort(rows) for rows in train_test_split(np.arange(len(labels)), **share)]
 
 
 def augment(inputs, labels):
@@ -1143,8 +1138,9 @@ def read_dadi(data, name):
     n_cells = math.prod(shape)
     if len(numbers) not in (n_cells, 2 * n_cells):
         larger = [n + 1 for n in shape]
-        meant = f", {larger[0]} {larger[-1]}?" if math.prod(larger) == len(numbers) else ""
-        advice = f"a size is the number of chromosomes + 1{meant}"
+        fits = shape and len(numbers) in (math.prod(larger), 2 * math.prod(larger))
+        advice = "a size is the number of chromosomes + 1"
+        advice += f", {' '.join(map(str, larger))}?" if fits else ""
         raise ValueError(f"{len(numbers)} numbers below the sizes {header[:60]!r}: {advice}")
     counts, mask = numbers[:n_cells].reshape(shape), numbers[n_cells:]
     if not np.isin(mask, (0, 1)).all():
@@ -1468,13 +1464,19 @@ def saved_values(saved, path):
     return converted({name: saved[name] for name in SETTINGS if name in saved}, f"{path}: ")
 
 
+def simulation_versions():
+    """The versions on which the bytes of a dataset depend, or that tasks can travel between."""
+    packages = {package: version(package) for package in ("msprime", "tskit", "numpy")}
+    return packages | {"Python": platform.python_version().rpartition(".")[0]}
+
+
 @dataclass(frozen=True)
 class DatasetSpecification:
     """How a dataset is simulated, and with which versions of which packages."""
 
     settings: SimulationSettings
     n_reps: int
-    versions: dict = field(default_factory=lambda: simulation_versions())
+    versions: dict = field(default_factory=simulation_versions)
 
     def as_saved(self):
         """As a file holds it."""
@@ -1534,11 +1536,11 @@ def is_whole(path):
 def save_dataset(blocks, specification, folder, name):
     """Put the blocks of a dataset together to its files, and remove them."""
     paths = [folder / f"{name}_{part}" for part in DATASET]
-    for path, part in zip(paths[:3], DATASET, strict=False):
+    for path in paths[:3]:
         with path.open("wb") as file:
             for block in blocks:
                 with np.load(block) as arrays:
-                    rows = arrays[part.removesuffix(".npy")]
+                    rows = arrays[path.stem.removeprefix(f"{name}_")]
                 if not file.tell():
                     header = np.lib.format.header_data_from_array_1_0(rows)
                     header["shape"] = (2 * specification.n_reps, *rows.shape[1:])
@@ -1774,12 +1776,6 @@ def dask_workers(address):
         raise UserError(f"{nobody} ({one_line(error)})") from None
 
 
-def simulation_versions():
-    """The versions on which the bytes of a dataset depend, or that tasks can travel between."""
-    packages = {package: version(package) for package in ("msprime", "tskit", "numpy")}
-    return packages | {"Python": platform.python_version().rpartition(".")[0]}
-
-
 # ===================================== 15. The command line =====================================
 
 VERSION = "3.0"
@@ -1806,14 +1802,26 @@ examples:
 """
 
 
-def converted(values, where, error=None):
+class UserError(Exception):
+    """Something that the user can put right. Its text says what is wrong and what to do."""
+
+    status = 1
+
+
+class UsageError(UserError):
+    """What was typed makes no sense."""
+
+    status = 2
+
+
+def converted(values, where, error=UserError):
     """Settings by name, from their words as typed or saved; `where` precedes a wrong one's name."""
     settings = {}
     for name, words in values.items():
         try:
             settings[name] = convert(SETTINGS[name], words if isinstance(words, list) else [words])
         except ValueError as wrong:
-            raise (error or UserError)(f"{where}{name}: {wrong}") from None
+            raise error(f"{where}{name}: {wrong}") from None
     return settings
 
 
@@ -2068,18 +2076,6 @@ TEST_COLUMNS = ("model", "test_set", "seed", "n_test", "accuracy")  # of test_lo
 # In experiments.csv: what a row must hold to be ranked and drawn.
 RUN_NUMBERS = ("validation_accuracy", "validation_loss")
 RUN_NUMBERS += tuple(f"{name}_by_epoch" for name in RUN_NUMBERS)
-
-
-class UserError(Exception):
-    """Something that the user can put right. Its text says what is wrong and what to do."""
-
-    status = 1
-
-
-class UsageError(UserError):
-    """What was typed makes no sense."""
-
-    status = 2
 
 
 def printable(text):

@@ -122,6 +122,8 @@ REFUSED = {
     "bootstrap.sfs": (text(*[np.ones(49)] * 3), "realSFS", "3 spectra"),
     "three.sfs": (text("#SHAPE=<3/3/3>", np.ones(27)), "3 populations", "marginalize"),
     "chromosomes.fs": (text("4 6 unfolded", COUNTS), "chromosomes + 1", "5 7?"),
+    "alone.fs": (text("4 unfolded", np.ones(5)), "chromosomes + 1, 5?"),
+    "sizes.fs": (text("unfolded", np.ones(9)), "9 numbers below the sizes"),
     "two.fs": (text("5 7 unfolded", COUNTS, COUNTS), "mask holds 0 and 1", "2 spectra"),
     "odd.fs": (text("4 5 unfolded", np.ones(20)), "3 + 4 chromosomes", "project"),
     "fill.fs": (text("5 7 unfolded", MINUS), "negative", "masked ones 0"),
