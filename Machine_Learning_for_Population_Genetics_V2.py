@@ -23,7 +23,7 @@ from `main` through `parse_options` and `prepare` to the command of its name.
 # requires-python = ">=3.11,<3.14"
 # dependencies = [
 #     "demesdraw>=0.4", "joblib>=1.4", "keras>=3.15.1", "matplotlib>=3.10", "msprime>=1.3.4",
-#     "numpy>=2.0", "scikit-learn>=1.6", "scipy>=1.14", "tensorflow>=2.21",
+#     "numpy>=2.0", "scikit-learn>=1.6", "scipy>=1.14", "tensorflow>=2.21", "tqdm>=4.66",
 # ]
 # ///
 
@@ -32,7 +32,7 @@ import os
 import signal
 import sys
 
-PACKAGES = "demesdraw joblib keras matplotlib msprime numpy scipy sklearn tensorflow".split()
+PACKAGES = "demesdraw joblib keras matplotlib msprime numpy scipy sklearn tensorflow tqdm".split()
 # Under a notebook's %run, signals, streams and the process are the notebook's.
 STANDALONE = __name__ == "__main__" and "IPython" not in sys.modules
 
@@ -64,7 +64,6 @@ import multiprocessing.resource_tracker
 import platform
 import re
 import shutil
-import tempfile
 import textwrap
 import threading
 import time
@@ -101,12 +100,6 @@ class Prior:
         if self.scale == "log":
             return math.exp(rng.uniform(math.log(self.low), math.log(self.high)))
         return rng.uniform(self.low, self.high)
-
-    @property
-    def median(self):
-        """The value that half of all draws stay below."""
-        low, high = self.low, self.high
-        return math.sqrt(low * high) if self.scale == "log" else (low + high) / 2
 
 
 @dataclass(frozen=True)
@@ -335,17 +328,23 @@ def simulate_dataset(specification, stream, folder, name, run):
     is `TRAINING_SET` or `TEST_SET`; `run` says where it is done, and the result is the same
     anywhere.
     """
+    from tqdm import tqdm
+
     n_rows = 2 * specification.n_reps
     blocks = {
         folder / f"block_{first}.npz": range(first, min(first + ROWS_PER_BLOCK, n_rows))
         for first in range(0, n_rows, ROWS_PER_BLOCK)
     }
     todo = {path: rows for path, rows in blocks.items() if not is_whole(path)}
-    report = progress(n_rows, n_done=n_rows - sum(map(len, todo.values())))
+    n_done = n_rows - sum(map(len, todo.values()))
+    if n_done:
+        print(f"Going on after the {n_done:,} spectra that an interrupted run left.")
     tasks = [(specification.settings, stream, rows) for rows in todo.values()]
-    for path, block in zip(todo, in_parallel(simulate_block, tasks, run), strict=True):
-        np.savez_compressed(path, **block)
-        report(len(block["sfs"]))
+    style = {"initial": n_done, "unit": " SFS", "file": sys.stdout, "mininterval": 1}
+    with tqdm(total=n_rows, **style) as bar:
+        for path, block in zip(todo, in_parallel(simulate_block, tasks, run), strict=True):
+            np.savez_compressed(path, **block)
+            bar.update(len(block["sfs"]))
     save_dataset(blocks, specification, folder, name)
 
 
@@ -472,8 +471,8 @@ def build_network(shape, settings):
     x = layers.Dropout(settings.dropout)(x)  # once: after each layer it cost accuracy
     x = layers.Rescaling(GAIN)(x)
     # Weights of zero: before it learns, the network gives both models one half.
-    probabilities = layers.Dense(2, activation="softmax", kernel_initializer="zeros")(x)
-    return keras.Model(counts, probabilities)
+    logits = layers.Dense(2, kernel_initializer="zeros")(x)
+    return keras.Model(counts, layers.Softmax()(logits))
 
 
 def learning_part(model):
@@ -653,10 +652,9 @@ def train(folder, settings, runs, dataset=None):
     print("Next: runml --train with other settings or, when you have chosen, runml --test")
 
 
-def test(folder, specification, tests, run, network=None):
+def test(folder, name, specification, tests, run, network=None):
     """`runml --test`: from the network and a test set of its own to how often it is right."""
     network = network or load_network(folder / MODEL)
-    name = test_name(specification, network.specification)
     print_test_settings(specification, network.specification)
     met_before = {row["model"] for row in tests if row["test_set"] == specification.test_set}
     kind = "known" if met_before else "fresh"
@@ -677,7 +675,7 @@ def test(folder, specification, tests, run, network=None):
         save_table(staging / f"{name}_log.csv", [*tests, row])
     print_test(results, len(met_before | {network.fingerprint}))
     report = folder / f"{name}_report.png"
-    save_picture(report, draw_test, results, probabilities, dataset, network)
+    save_picture(report, draw_test, name, results, probabilities, dataset, network)
     if name == "test":
         print("Next: runml --predict FILE with the spectrum of two species of your own")
     else:
@@ -734,8 +732,13 @@ def wilson_interval(n_right, n):
     """The 95% interval of a proportion of `n_right` out of `n` (Wilson 1927)."""
     from scipy.stats import binomtest
 
-    interval = binomtest(int(n_right), int(n)).proportion_ci(0.95, method="wilson")
-    return [float(interval.low), float(interval.high)]
+    return list(binomtest(int(n_right), int(n)).proportion_ci(0.95, method="wilson"))
+
+
+def parameters_at(settings, label, quantile):
+    """The parameters of a pair that lies at a quantile of every prior; 0.5 is the median."""
+    rng = SimpleNamespace(uniform=lambda low, high: low + quantile * (high - low))
+    return draw_parameters(settings, label, rng)
 
 
 def mean_migration(parameters):
@@ -1056,7 +1059,7 @@ def of_diploids(shape):
 def read_observed(path):
     """Read an observed joint SFS, of whichever of the `SPECTRUM_KINDS` the file is."""
     with naming_file(path, "joint SFS"):
-        data = read_all(found(path).open("rb"), MAX_SPECTRUM_BYTES)
+        data = read_all(path.open("rb"), MAX_SPECTRUM_BYTES)
         if data.startswith(b"\x1f\x8b"):
             data = read_all(gzip.GzipFile(fileobj=io.BytesIO(data)), MAX_SPECTRUM_BYTES)
         beginning = data[:1000].removeprefix(b"\xef\xbb\xbf")
@@ -1172,17 +1175,11 @@ def read_fastsimcoal(data, name):
     return Observed(counts, folded)
 
 
-def refuse_realsfs(data, name):
-    """Say what a bare line of numbers lacks."""
-    lines = lines_of(data)
-    if len(lines) > 1:
-        raise ValueError(f"it looks like realSFS's, {len(lines)} spectra: keep one line of them")
-    side = math.isqrt(len(lines[0].split()))
-    sizes = f"{side} {side}" if side**2 == len(lines[0].split()) else "(n_A + 1) (n_B + 1)"
-    raise ValueError(f"it looks like realSFS's: write a line above the numbers, {sizes} unfolded")
-
-
 # What a file is, by how it begins, and what reads it, or else why it cannot be read.
+REALSFS_ADVICE = (
+    "it looks like realSFS's: keep one line of numbers, one spectrum, and write a line above it, "
+    "(n_A + 1) (n_B + 1) unfolded, as 21 21 unfolded of 20 + 20 chromosomes"
+)
 FROM_VCF = "of which data/own_species/vcf_to_spectrum.py makes a spectrum"
 SPECTRUM_KINDS = (
     (rb"\x93NUMPY", read_numpy),
@@ -1194,7 +1191,7 @@ SPECTRUM_KINDS = (
     (rb"#SHAPE=<", read_winsfs),
     (rb"\s*\d+ +observation", read_fastsimcoal),
     (rb"\s*d\d+_0\s", "fastsimcoal2's without its first line, 1 observation"),
-    (rb"\s*([-+.\deE]+[ \t]+){8}", refuse_realsfs),
+    (rb"\s*([-+.\deE]+[ \t]+){8}", REALSFS_ADVICE),
     (rb"[^\s#]*[A-Za-z][^\s#]*[ \t]+\S+[ \t]*\r?\n", f"a list of individuals, {FROM_VCF}"),
     (rb"", read_dadi),
 )
@@ -1206,40 +1203,41 @@ VERDICTS = {
     "neither": "neither; the model that the network favours makes no such spectra.",
     "out of range": "none, as the spectrum lies outside what was simulated.",
 }
-MAX_SCREENS = 10  # spectra: of more, a line each is printed, and these are drawn
+MAX_SCREENS = 10  # of more spectra a line each is printed, and nothing drawn
 MIN_DEVIATION = 0.25  # of a bin's root; that of a Poisson count is one half
 
 
-@dataclass(frozen=True)
 class Prediction:
-    """What there is to say about one observed spectrum."""
+    """What a network and both models' `ModelFit` say about one observed spectrum."""
 
-    path: Path
-    observed: Observed
-    inputs: np.ndarray  # the network's input, shape (1, bins of A, bins of B, 1)
-    summaries: np.ndarray  # of `summary_dtype`, shape (1,)
-    probabilities: np.ndarray  # (2,)
-    percentiles: dict  # by summary, where its value lies among the simulations of each model
-    outside: list  # the summaries whose values are beyond all simulations
-    p_values: list  # under each model, before inference
-    fit: ModelFit  # of the model that the network favours, as what follows
-    p_after: float  # after inference
-    nearest: np.ndarray  # the nearest simulations, rows of the reference table
-    residual: np.ndarray  # of the input, (bins of A, bins of B), in standard deviations of these
-    has_learned: bool  # whether the network does better than a coin
+    def __init__(self, path, observed, network, fits):
+        sfs, folded = observed.counts[np.newaxis, ..., np.newaxis], network.settings.folded
+        self.path, self.observed = path, observed
+        self.inputs, self.summaries = network_inputs(sfs, folded), summarise(sfs, folded)
+        spectrum = {"inputs": self.inputs, "summaries": self.summaries}
+        self.probabilities = predict_probabilities(network.model, sfs)[0]
+        self.has_learned = has_learned(network.table, network.table["probabilities"])
+        self.percentiles = {}  # of each summary, under each model
+        for name in self.summaries.dtype.names:
+            value, tables = self.summaries[name], [each.table["summaries"][name] for each in fits]
+            ranks = [50 * ((x < value).mean() + (x <= value).mean()) for x in tables]
+            self.percentiles[name] = ranks
+        beyond = [0, 0], [100, 100]
+        self.outside = [name for name, ranks in self.percentiles.items() if ranks in beyond]
+        self.p_values = [each.p_value(spectrum)[0] for each in fits]  # before inference
 
-    @property
-    def favoured(self):
-        """The label that the network favours."""
-        return int(self.probabilities.argmax())
-
-    @property
-    def verdict(self):
-        """One of the `VERDICTS`."""
-        return self.verdict_at(self.probabilities)
+        self.favoured = int(self.probabilities.argmax())  # a label; what follows is of this model
+        fit = self.fit = fits[self.favoured]
+        places, nearest = fit.nearest(spectrum)
+        self.nearest = fit.table[nearest[0]]
+        self.p_after = p_values(fit.misfit(spectrum, places, nearest), fit.misfits)[0]
+        mean, deviation = fit.expected(places, nearest, flat(fit.table["inputs"]))
+        residual = (flat(self.inputs) - mean) / np.maximum(deviation, MIN_DEVIATION)
+        self.residual = residual.reshape(self.inputs.shape[1:3])  # in standard deviations
+        self.verdict = self.verdict_at(self.probabilities)
 
     def verdict_at(self, probabilities):
-        """What it would be, had the network given other probabilities."""
+        """Which of the `VERDICTS` it is, or would be, had the network given other probabilities."""
         if self.outside:
             return "out of range"
         if self.p_values[self.favoured] <= self.fit.false_alarms:
@@ -1248,65 +1246,36 @@ class Prediction:
         return MODELS[probabilities.argmax()] if is_told else "undecided"
 
 
-def make_prediction(path, observed, network, fits):
-    """The `Prediction` of one observed spectrum."""
-    sfs, folded = observed.counts[np.newaxis, ..., np.newaxis], network.settings.folded
-    spectrum = {"inputs": network_inputs(sfs, folded), "summaries": summarise(sfs, folded)}
-    probabilities, table = predict_probabilities(network.model, sfs)[0], network.table
-    fit = fits[probabilities.argmax()]
-    places, nearest = fit.nearest(spectrum)
-    mean, deviation = fit.expected(places, nearest, flat(fit.table["inputs"]))
-    residual = (flat(spectrum["inputs"]) - mean) / np.maximum(deviation, MIN_DEVIATION)
-    percentiles = {}
-    for name in spectrum["summaries"].dtype.names:
-        value = spectrum["summaries"][name]
-        simulated = [each.table["summaries"][name] for each in fits]
-        percentiles[name] = [50 * ((x < value).mean() + (x <= value).mean()) for x in simulated]
-    return Prediction(
-        path=path,
-        observed=observed,
-        **spectrum,
-        probabilities=probabilities,
-        percentiles=percentiles,
-        outside=[name for name, each in percentiles.items() if each in ([0, 0], [100, 100])],
-        p_values=[each.p_value(spectrum)[0] for each in fits],
-        fit=fit,
-        p_after=p_values(fit.misfit(spectrum, places, nearest), fit.misfits)[0],
-        nearest=fit.table[nearest[0]],
-        residual=residual.reshape(spectrum["inputs"].shape[1:3]),
-        has_learned=has_learned(table, table["probabilities"]),
-    )
-
-
 def predict(folder, spectra, bootstrap, rows, network=None):
     """`runml --predict FILE...`: from the network and observed spectra to verdicts."""
     network = network or load_network(folder / MODEL)
     table = network.table
     fits = [ModelFit(table[table["labels"] == label]) for label in range(2)]
     predictions, resampled = (
-        [make_prediction(path, observed, network, fits) for path, observed in some.items()]
+        [Prediction(path, observed, network, fits) for path, observed in some.items()]
         for some in (spectra, bootstrap)
     )
     for some, of in ((predictions, ""), (resampled, str(predictions[0].path))):
         rows += [row_of_prediction(each, network) | {"bootstrap_of": of} for each in some]
     with new_files(folder, "predictions") as staging:
         save_table(staging / "predictions.csv", rows)
-    for prediction in predictions:
-        if len(predictions) > MAX_SCREENS:
-            print_prediction_line(prediction)
+    shown = predictions if len(predictions) <= MAX_SCREENS else []
+    for each in predictions:
+        if shown:
+            print_prediction(each, network)
+            print_ensemble(each, network, rows)
         else:
-            print_prediction(prediction, network)
-            print_ensemble(prediction, network, rows)
+            gene_flow = format_probability(each.probabilities[1])
+            about = f"{each.path}: probability of gene flow {gene_flow}"
+            print(printable(f"{about}; verdict: {each.verdict}"))
     if resampled:
         print_bootstrap(resampled)
     print_assumptions(table, fits)
     print(f"Saved in {folder / 'predictions.csv'}.")
-    are_alike = len({prediction.path.stem for prediction in predictions}) < len(predictions)
-    for number, prediction in enumerate(predictions[:MAX_SCREENS], start=1):
-        name = f"{number}_" * are_alike + prediction.path.stem
-        save_picture(folder / f"prediction_{name}.png", draw_prediction, prediction, network)
-    if len(predictions) > MAX_SCREENS:
-        print(f"(Of {len(predictions):,} spectra, the first {MAX_SCREENS} are drawn.)")
+    are_alike = len({each.path.stem for each in shown}) < len(shown)
+    for number, each in enumerate(shown, start=1):
+        name = f"{number}_" * are_alike + each.path.stem
+        save_picture(folder / f"prediction_{name}.png", draw_prediction, each, network)
 
 
 # ========================================= 13. Files =========================================
@@ -1369,17 +1338,6 @@ def finish_moves(folder):
         complete.rmdir()
 
 
-def found(path, advice=""):
-    """A path, if a file is there, and the file itself, not a pointer to it."""
-    if not path.exists():
-        raise UserError(f"{path} is missing in {Path.cwd() / path.parent}{advice}")
-    with naming_file(path, "file"), path.open("rb") as file:
-        if file.read(30).startswith(b"version https://git-lfs"):
-            advice = "it is a Git-LFS pointer in place of the file: git lfs pull fetches that"
-            raise UserError(f"{path}: {advice}")
-    return path
-
-
 def read_all(file, most):
     """The bytes of an open file, which is closed; a `ValueError` if they are none or too many."""
     with file:
@@ -1396,10 +1354,15 @@ def naming_file(path, what, remedy=""):
         yield
     except (UserError, ImportError, MemoryError):  # not the file's fault
         raise
+    except FileNotFoundError:
+        raise UserError(f"{path} is missing in {Path.cwd() / path.parent}{remedy}") from None
     except OSError as error:
         raise UserError(f"{path} cannot be read ({one_line(error)})") from error
     except Exception as error:  # a file may hold anything, and what reads it may raise anything
-        raise UserError(f"{path} is no {what} ({one_line(error)}){remedy}") from error
+        with path.open("rb") as file:
+            is_pointer = file.read(19) == b"version https://git"
+        why = "a Git-LFS pointer: git lfs pull fetches it" if is_pointer else one_line(error)
+        raise UserError(f"{path} is no {what} ({why}){remedy}") from error
 
 
 def fingerprint(data):
@@ -1411,7 +1374,7 @@ def fingerprint(data):
 def load_json(path):
     """Read a dictionary."""
     with naming_file(path, "file of settings"):
-        return dict(json.loads(found(path).read_text(encoding="utf-8-sig")))
+        return dict(json.loads(path.read_text(encoding="utf-8-sig")))
 
 
 def load_table(path, numbers):
@@ -1423,7 +1386,7 @@ def load_table(path, numbers):
         return []
     csv.field_size_limit(10**7)  # a training of very many epochs has long curves
     with naming_file(path, "table of this script", ": move it away"):
-        lines = found(path).read_text(encoding="utf-8-sig")  # Excel puts a mark at the beginning
+        lines = path.read_text(encoding="utf-8-sig")  # Excel puts a mark at the beginning
         rows = list(csv.DictReader(io.StringIO(lines, newline=""), strict=True))
         for row in rows:
             values = [float(word) for name in numbers for word in row[name].split() or [""]]
@@ -1563,8 +1526,7 @@ def checksums(paths):
 
 def load_array(path):
     """An array, memory-mapped where that can be; a pickle is refused, not run."""
-    found(path, ": run runml --simulate first")
-    with naming_file(path, "array of numbers"):
+    with naming_file(path, "array of numbers", ": run runml --simulate first"):
         try:
             return np.lib.format.open_memmap(path, mode="r")
         except OSError:  # some shared folders know no memory maps
@@ -1661,8 +1623,8 @@ def read_array(archive, name, dtype, *shape):
 
 def load_network(path):
     """A saved network: built from its notes, its weights and table read as plain arrays."""
-    with naming_file(path, "model of this script", ": run runml --train"):
-        data = read_all(found(path, ": run runml --train first").open("rb"), MAX_MODEL)
+    with naming_file(path, "model of this script", ": run runml --train first"):
+        data = read_all(path.open("rb"), MAX_MODEL)
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             notes = json.loads(read_array(archive, "notes", np.dtype(np.uint8)).tobytes())
             settings = choose(TrainingSettings, saved_values(notes["training"], path))
@@ -1896,9 +1858,9 @@ def command_line():
     do.add_argument("--predict", help="ask it about observed joint SFS", **files)
     groups["predict"].add_argument("--bootstrap", help="resampled from the observed one", **files)
     text = "take what is not typed from a saved settings file"
-    groups["simulate"].add_argument("--settings", metavar="FILE", help=text)
-    text = "where files are (default: data)"
-    groups["all"].add_argument("--data_dir", default="data", metavar="FOLDER", help=text)
+    groups["simulate"].add_argument("--settings", metavar="FILE", type=Path, help=text)
+    text, folder = "where files are (default: data)", {"metavar": "FOLDER", "type": Path}
+    groups["all"].add_argument("--data_dir", default=Path("data"), help=text, **folder)
     groups["all"].add_argument("--version", action="version", version=f"runml {VERSION}")
     metavars = {Prior: ("LOW", "HIGH log"), PerSpecies: ("A", "B"), int: "N", float: "X"}
     unset = {"workers": "all usable cores", "dask_scheduler": "none"}
@@ -1927,8 +1889,6 @@ def parse_options(argv):
     options.commands = [command for command in COMMANDS if getattr(options, command)]
     if not options.commands:
         raise UsageError("say what to do: --simulate, --train, --test or --predict (see --help)")
-    if "" in (options.data_dir, options.settings):
-        raise UsageError("--data_dir and --settings must not be empty")
     if options.typed.keys() >= RUN:
         raise UsageError("--workers has no use with --dask_scheduler")
     if options.settings and not options.simulate:
@@ -1949,14 +1909,13 @@ def prepare(options):
 
     Whatever can be known before the first of them starts is found, completed and checked here.
     """
-    jobs, folder, typed = [], Path(options.data_dir), options.typed
+    jobs, folder, typed = [], options.data_dir, options.typed
     run = choose(RunSettings, typed)
     specification = shape = training = dataset = network = None
     if options.simulate:
         saved = {}
         if options.settings:
-            path = Path(options.settings)
-            file = saved_specification(load_json(path), path)
+            file = saved_specification(load_json(options.settings), options.settings)
             saved = vars(file.settings) | {"n_reps": file.n_reps}
         settings = choose(SimulationSettings, typed, saved)
         check_simulation(settings)
@@ -1991,9 +1950,11 @@ def prepare(options):
         settings = choose(SimulationSettings, typed, known)
         check_simulation(settings)
         tested = DatasetSpecification(settings, run.n_test_reps)
-        log = folder / f"{test_name(tested, specification)}_log.csv"
-        tests = load_table(log, ("n_test", "accuracy"))
-        jobs.append(functools.partial(test, folder, tested, tests, run, network))
+        # A test under other settings must not replace the honest one.
+        own = specification and replace(specification.settings, seed=settings.seed)
+        name = "test_elsewhere" if own and own != settings else "test"
+        tests = load_table(folder / f"{name}_log.csv", ("n_test", "accuracy"))
+        jobs.append(functools.partial(test, folder, name, tested, tests, run, network))
     if options.predict:
         observed, bootstrap = (
             {path: read_observed(path) for path in paths}
@@ -2004,12 +1965,6 @@ def prepare(options):
         rows = load_table(folder / "predictions.csv", ("gene_flow",))
         jobs.append(functools.partial(predict, folder, observed, bootstrap, rows, network))
     return jobs
-
-
-def test_name(tested, trained):
-    """What a test's files begin with: one under other settings must not replace the honest one."""
-    own = trained and replace(tested.settings, seed=trained.settings.seed)
-    return "test" if trained is None or own == trained.settings else "test_elsewhere"
 
 
 def check_useless(options, *settled):
@@ -2033,7 +1988,7 @@ def check_simulation(settings):
     start, stop = settings.gene_flow_start, settings.gene_flow_stop
     if start.low == start.high == stop.low == stop.high:
         raise UsageError("--gene_flow_start, --gene_flow_stop: gene flow has no time to take place")
-    snps, most = expected_snps(settings), expected_snps(settings, "high")
+    snps, most = expected_snps(settings), expected_snps(settings, quantile=1)
     scale, per_site = "--mutation_rate, --sequence_length, --n_loci", snps / settings.n_sites
     if snps < 1:
         raise UsageError(f"{scale}: {snps:.0e} SNPs are nothing to look at")
@@ -2044,13 +1999,14 @@ def check_simulation(settings):
         raise UsageError(f"--mutation_rate: {per_site:.1f} mutations a site; {hidden}")
 
 
-def expected_snps(settings, at="median"):
-    """About how many SNPs a spectrum has, at the "median" or "high" end of priors, at one size."""
+def expected_snps(settings, quantile=0.5):
+    """About how many SNPs a spectrum has at a quantile of every prior, if A was always so large."""
+    at = parameters_at(settings, 0, quantile)
     n_lineages = np.arange(1, 2 * max(settings.sample_size.a, settings.sample_size.b))
-    within = 4 * getattr(settings.ne_prior, at) * ((1 / n_lineages).sum() - 0.5)
+    within = 4 * at["size_a"] * ((1 / n_lineages).sum() - 0.5)
     # On two genealogies within species, and from there back.
-    length = 2 * (getattr(settings.tdiv_prior, at) + within)
-    return getattr(settings.mutation_rate, at) * settings.n_sites * length
+    length = 2 * (at["divergence_time"] + within)
+    return at["mutation_rate"] * settings.n_sites * length
 
 
 def check_fits(path, observed, shape, folded):
@@ -2147,10 +2103,14 @@ def start_keras():
         os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"  # it remarks on its own graphs
         # Operations on spectra are done before more threads have woken up to share them.
         os.environ["TF_NUM_INTRAOP_THREADS"] = "1"
-        with quiet_stderr():
+        screen = os.dup(2)
+        try:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
             import tensorflow as tf
 
             tf.config.list_physical_devices()  # says more, the first time
+        finally:
+            os.dup2(screen, 2)
         tf.config.experimental.enable_op_determinism()
     import keras
 
@@ -2159,41 +2119,6 @@ def start_keras():
     keras.config.set_image_data_format("channels_last")
     keras.config.set_epsilon(1e-7)
     return keras
-
-
-@contextlib.contextmanager
-def quiet_stderr():
-    """Hold back what goes to file descriptor 2, and show it if the block fails."""
-    stderr = os.dup(2)
-    with tempfile.TemporaryFile() as held:
-        os.dup2(held.fileno(), 2)
-        try:
-            yield
-        except BaseException:
-            held.seek(0)
-            os.write(stderr, held.read())
-            raise
-        finally:
-            os.dup2(stderr, 2)
-            os.close(stderr)
-
-
-def progress(n_rows, n_done):
-    """What to call with the number of rows just done: it prints a line each tenth or minute."""
-    if n_done:
-        print(f"Going on after the {n_done:,} spectra that an interrupted run left.")
-    start = said = time.monotonic()
-    n_now = n_done
-
-    def report(n):
-        nonlocal n_now, said
-        n_now, now = n_now + n, time.monotonic()
-        if 10 * n_now // n_rows > 10 * (n_now - n) // n_rows or now > said + 60:
-            rate, said = (n_now - n_done) / (now - start), now
-            left = f"{(n_rows - n_now) / rate:.0f} s left"
-            print(f"{n_now:,} of {n_rows:,} SFS, {rate:.0f} a second, {left}")
-
-    return report
 
 
 def print_simulated(dataset):
@@ -2243,30 +2168,22 @@ def describe_curves(training, validation, regression_learns):
     levels = np.convolve(validation, np.full(fifth, 1 / fifth), "valid")  # moving means
     near_chance, risen = levels.min() > 0.95 * CHANCE_LOSS, levels[-1] > 1.02 * levels.min()
     if near_chance and not regression_learns():
-        return (
-            "These settings cannot tell the models apart: neither the network nor a logistic "
-            "regression does better than a coin. More --n_loci or other priors might."
-        )
+        return "This network cannot tell the models apart, nor can a regression: try more --n_loci."
     if leaps(training):
-        return "The loss leaps: these steps are too long. A smaller --learning_rate would help."
+        return "The loss leaps, its steps are too long: try a smaller --learning_rate."
     if n < 5:
-        return "Fewer than five epochs show no trend: more --epochs would help."
+        return "Fewer than five epochs show no trend: try more --epochs."
     if near_chance and not risen:
         return "Loss is still near 0.69, a coin's: try a larger --learning_rate or more --epochs."
     has_fallen = validation[-third:].mean() < 0.985 * validation[-2 * third : -third].mean()
     # The noise of a fall, from second differences, which are 0 in a straight line.
     noise = np.diff(validation[-max(2 * fifth, 4) :], 2).std() / math.sqrt(3 * fifth)
     if has_fallen and levels[-1 - fifth] - levels[-1] + 2.5 * noise > 0.01 * levels[-1]:
-        return (
-            "Validation loss was still falling: more --epochs would help or, if it falls in a "
-            "straight line, a larger --learning_rate."
-        )
+        return "Validation loss was still falling: try more --epochs, or a larger --learning_rate."
     if risen:
         lowest = levels.argmin() + (fifth + 1) // 2
-        return (
-            f"Validation loss was lowest about epoch {lowest} and has risen since: fewer --epochs, "
-            "more --dropout or more simulations would help."
-        )
+        since = f"Validation loss was lowest about epoch {lowest} and has risen since"
+        return f"{since}: try fewer --epochs, more --dropout or more simulations."
     return "Validation loss hardly changes any more: more --epochs would not help."
 
 
@@ -2374,13 +2291,6 @@ def row_of_prediction(prediction, network):
         for model, rank in zip(MODELS, ranks, strict=True):
             row[f"{name}, percentile under {model}"] = f"{rank:.1f}"
     return {name: str(value) for name, value in row.items()}
-
-
-def print_prediction_line(prediction):
-    """The answer about one spectrum of many."""
-    gene_flow = format_probability(prediction.probabilities[1])
-    about = f"{prediction.path}: probability of gene flow {gene_flow}"
-    print(printable(f"{about}; verdict: {prediction.verdict}"))
 
 
 def print_prediction(prediction, network):
@@ -2537,10 +2447,9 @@ def draw_models(figure, settings):
         end = change.low if change.low < 1 else change.high
         settings = replace(settings, size_change_prior=Prior(end, end))
         figure.suptitle("changes of size drawn at the end of their prior")
-    median = SimpleNamespace(uniform=lambda low, high: (low + high) / 2)  # for a random generator
     colours = {"A": "#0072b2", "B": "#56b4e9", "ancestor": "#999999"}
     for label, axes in enumerate(figure.subplots(1, 2)):
-        parameters = draw_parameters(settings, label, median)
+        parameters = parameters_at(settings, label, 0.5)
         graph = demographic_model(parameters).to_demes()
         demesdraw.tubes(graph, axes, colours=colours, seed=1, scale_bar=True)
         for tube in axes.collections:
@@ -2624,13 +2533,13 @@ def draw_history(figure, history, runs):
     figure.legend(*lines, loc="outside lower center", ncols=3, title="validation; training dashed")
 
 
-def draw_test(figure, results, probabilities, dataset, network):
+def draw_test(figure, name, results, probabilities, dataset, network):
     """The report of a test: how good the probabilities are, shape (N, 2), where wrong, and why."""
     from matplotlib.ticker import LogLocator, NullLocator
     from sklearn.metrics import ConfusionMatrixDisplay, RocCurveDisplay
 
     figure.set_size_inches(16.5, 14)
-    if test_name(dataset.specification, network.specification) == "test_elsewhere":
+    if name == "test_elsewhere":
         figure.suptitle("UNDER OTHER SETTINGS THAN THOSE OF THE TRAINING")
     cells = figure.subplots(3, 3)
     (matrix, roc, calibration), (mistakes, by_time, by_rate), (*attributed, beside) = cells
@@ -2718,27 +2627,22 @@ def draw_attributions(cells, network, dataset):
 
 
 def attributions(model, inputs, baseline):
-    """What each bin of spectra adds to the log-odds of gene flow: integrated gradients.
+    """What each bin of spectra adds to the log-odds of gene flow, shape (N, bins of A, bins of B).
 
-    On the straight way from the baseline to each of the inputs, shape (N, bins of A, bins of B, 1),
-    the gradient of the log-odds is averaged, then multiplied by the way. So the attributions, shape
-    (N, bins of A, bins of B), sum to the difference in log-odds between the two ends (Sundararajan
-    et al. 2017). The way begins behind the square root, whose gradient at 0 is infinite, and ends
-    before the softmax, whose gradient vanishes where the network is sure.
+    Integrated gradients (Sundararajan et al. 2017): on the straight way from the baseline to each
+    of the inputs, the gradient is averaged, then multiplied by the way; they sum to the difference
+    in log-odds. The way begins behind the square root, whose gradient at 0 is infinite.
     """
     import tensorflow as tf
 
-    last = model.layers[-1]
-    hidden = start_keras().Model(model.get_layer(FIRST_GAIN).input, last.input)
-    kernel, _ = last.get_weights()
-    towards_gene_flow = (kernel[:, 1] - kernel[:, 0])[:, np.newaxis]
+    logits = start_keras().Model(model.get_layer(FIRST_GAIN).input, model.layers[-1].input)
     way = tf.constant(inputs - baseline, tf.float32)
     gradients = tf.zeros_like(way)
     for step in range(ATTRIBUTION_STEPS):
         point = baseline + (step + 0.5) / ATTRIBUTION_STEPS * way
         with tf.GradientTape() as tape:
             tape.watch(point)
-            log_odds = hidden(point) @ towards_gene_flow  # up to a constant, the biases
+            log_odds = logits(point) @ [[-1.0], [1.0]]
         gradients += tape.gradient(log_odds, point)
     return (way * gradients / ATTRIBUTION_STEPS).numpy()[..., 0]
 
@@ -2782,7 +2686,7 @@ def run_alone():
     os.environ["MPLBACKEND"] = "agg"  # a notebook's terminal names one that may not be here
     os.environ["PYTHONWARNINGS"] = "ignore"  # of the workers
     warnings.simplefilter("ignore")
-    screen = os.dup(2)  # stays the screen while `quiet_stderr` holds 2
+    screen = os.dup(2)  # stays the screen while TensorFlow starts
 
     def stop(number, _frame):
         # Nothing is left to tidy up: unfinished files are hidden until the next command, and the
@@ -2800,7 +2704,7 @@ def main(argv=None):
     """Run the command line; return the exit status."""
     try:
         options = parse_options(sys.argv[1:] if argv is None else argv)
-        with only_command_in(Path(options.data_dir)):
+        with only_command_in(options.data_dir):
             for job in prepare(options):
                 job()
     except UserError as error:

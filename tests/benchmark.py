@@ -297,7 +297,7 @@ def judge(what, network, test, reference="", target=""):
     table = network.table
     fits = [runml.ModelFit(table[table["labels"] == label]) for label in range(2)]
     observed = [runml.Observed(x, network.settings.folded) for x in test.sfs[..., 0].astype(float)]
-    said = [runml.make_prediction(Path("sfs"), x, network, fits) for x in observed]
+    said = [runml.Prediction(Path("sfs"), x, network, fits) for x in observed]
     names = np.array([each.verdict for each in said])
     warned = [each.p_after <= each.fit.false_alarms for each in said]
     is_so = {x: names == x for x in ("neither", "out of range")} | {"warned": np.array(warned)}

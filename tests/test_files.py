@@ -453,13 +453,3 @@ def test_a_tensorflow_that_does_not_fit_the_machine(copy, tmp_path, words, file)
     assert contents(copy) == before
     assert_refused(done, told)
     assert MODEL not in done[2]  # which is not to blame
-
-
-def test_what_is_held_back_is_shown_if_it_fails(capfd):
-    with runml.quiet_stderr():
-        os.write(2, b"quiet")
-    with pytest.raises(ImportError), runml.quiet_stderr():
-        os.write(2, b"reason")
-        raise ImportError
-    os.write(2, b", after")
-    assert capfd.readouterr().err == "reason, after"

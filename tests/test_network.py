@@ -43,7 +43,7 @@ def weights(model):
 def decided(shape, settings):
     """A network that has learned nothing, but whose last layer has random weights, not zeros."""
     model, rng = runml.build_network(shape, settings), np.random.default_rng(1)
-    last = model.layers[-1]
+    last = model.layers[-2]  # before the softmax
     last.set_weights([rng.normal(scale=0.01, size=x.shape) for x in last.get_weights()])
     return model
 

@@ -118,8 +118,8 @@ LIST = "vcf_to_spectrum.py"
 MINUS = np.where(np.eye(5, 7, 1) > 0, -1, COUNTS)
 GAP = np.where((COUNTS > 0) & (np.cumsum(COUNTS > 0) == 33).reshape(5, 7), np.nan, COUNTS)
 REFUSED = {
-    "realsfs.sfs": (text("7442567.936 " + "1.5e-3 " * 48), "realSFS", "7 7 unfolded"),
-    "bootstrap.sfs": (text(*[np.ones(49)] * 3), "realSFS", "3 spectra"),
+    "realsfs.sfs": (text("7442567.936 " + "1.5e-3 " * 48), "realSFS", "a line above it"),
+    "bootstrap.sfs": (text(*[np.ones(49)] * 3), "realSFS", "one line of numbers"),
     "three.sfs": (text("#SHAPE=<3/3/3>", np.ones(27)), "3 populations", "marginalize"),
     "chromosomes.fs": (text("4 6 unfolded", COUNTS), "chromosomes + 1", "5 7?"),
     "alone.fs": (text("4 unfolded", np.ones(5)), "chromosomes + 1, 5?"),

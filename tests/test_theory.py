@@ -300,11 +300,14 @@ def test_a_prior_is_drawn_from_as_typed(words):
     options = runml.parse_options(["--simulate", "--tdiv_prior", *words.split()])
     typed, rng = options.typed["tdiv_prior"], np.random.default_rng(1)
     draws, distribution = [typed.draw(rng) for _ in range(1_000)], DISTRIBUTIONS[words]
+    settings = runml.SimulationSettings(tdiv_prior=typed)
+    middle, end = (runml.parameters_at(settings, 0, x)["divergence_time"] for x in (0.5, 1))
     if distribution is None:
-        assert {*draws, typed.median} == {7}
+        assert {*draws, middle, end} == {7}
     else:
         assert stats.kstest(draws, distribution.cdf).pvalue > 1e-3
-        assert typed.median == pytest.approx(distribution.median())
+        assert middle == pytest.approx(distribution.median())
+        assert end == pytest.approx(100)
 
 
 @pytest.mark.parametrize("label", [0, 1], ids=runml.MODELS)
