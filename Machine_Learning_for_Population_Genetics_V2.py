@@ -696,11 +696,11 @@ def add_recurrent_mutations(mutations, n_sites, rng):
     are the derived alleles that are returned, several at a site each, as tskit does.
 
     With k mutations a site, k - 1 + exp(-k) of them meet an earlier one. Which two meet is drawn
-    from the spectrum itself; one time in three they make the same nucleotide (Jukes and Cantor
-    1969). Apart, on different branches, are those whose carriers fit into the sample together: of
-    the same nucleotide, the two alleles become one (homoplasy). Of the others, one that has no more
-    carriers in either species arose within these: they lose the older allele for it or, of the same
-    nucleotide, mutate back. The rest stay as they are or, of the same nucleotide, lose the rarer.
+    from the spectrum; one time in three they make the same nucleotide (Jukes and Cantor 1969).
+    Apart, on different branches, are those whose carriers fit into the sample together: of the same
+    nucleotide, they become one allele (homoplasy). Of the others, one with no more carriers in
+    either species arose within these: they lose the older allele for it or, of the same nucleotide,
+    mutate back. The rest stay as they are or, of the same nucleotide, lose the rarer.
 
     Beside `msprime.sim_mutations`, at 0.18 mutations a site (the lesson's mean), this makes 1% more
     SNPs and up to 2% more shared polymorphisms; at 0.5 4% and 6% more, at 1 9% and 12% more.
@@ -710,20 +710,18 @@ def add_recurrent_mutations(mutations, n_sites, rng):
     n_meetings = min(n_meetings, mutations.sum() // 2)
     meeting = rng.multivariate_hypergeometric(mutations.ravel(), 2 * n_meetings)
     pairs = rng.permutation(np.repeat(np.arange(mutations.size), meeting)).reshape(2, n_meetings)
-    carriers = np.array(np.unravel_index(pairs, mutations.shape))  # (species, of a pair, meetings)
-    larger_first = np.argsort(-carriers.sum(axis=0), axis=0, kind="stable")[np.newaxis]
-    (large_a, small_a), (large_b, small_b) = np.take_along_axis(carriers, larger_first, 1)
+    carriers = np.stack(np.unravel_index(pairs, mutations.shape), axis=1)
+    larger_first = np.argsort(-carriers.sum(axis=1, keepdims=True), axis=0, kind="stable")
+    large, small = np.take_along_axis(carriers, larger_first, axis=0)  # each (species, meetings)
 
-    n_a, n_b = (n - 1 for n in mutations.shape)
-    apart = (large_a + small_a <= n_a) & (large_b + small_b <= n_b)
-    within = (small_a <= large_a) & (small_b <= large_b) & ~apart
+    n_chromosomes = np.subtract(mutations.shape, 1)[:, np.newaxis]
+    apart = (large + small <= n_chromosomes).all(axis=0)
+    within = (small <= large).all(axis=0) & ~apart
     same_nucleotide = rng.random(n_meetings) < 1 / 3
     # Apart, two alleles become one or stay two; within, the older loses the younger's carriers.
     gained = (apart & same_nucleotide).astype(int) - within
-    large_a, large_b = large_a + gained * small_a, large_b + gained * small_b
-    stays = ~same_nucleotide
-    alleles = [np.append(large_a, small_a[stays]), np.append(large_b, small_b[stays])]
-    cells = np.ravel_multi_index(alleles, mutations.shape)
+    alleles = np.append(large + gained * small, small[:, ~same_nucleotide], axis=1)
+    cells = np.ravel_multi_index(tuple(alleles), mutations.shape)
     sfs = mutations.ravel() - meeting + np.bincount(cells, minlength=mutations.size)
     return sfs.reshape(mutations.shape) * snp_mask(mutations.shape).astype(int)
 
@@ -819,10 +817,6 @@ def summarise(sfs, folded=False):
     return values
 
 
-THRESHOLDS = ("F_ST", "shared")  # summaries on which one could set one
-INVERSE_REGULARISATION = (0.001, 0.01, 0.1)  # strengths of the logistic regression, to choose from
-
-
 def flat(inputs):
     """A row for each spectrum, shape (N, bins)."""
     return inputs.reshape(len(inputs), -1)
@@ -830,17 +824,16 @@ def flat(inputs):
 
 def fit_logistic_regression(table):
     """A logistic regression on the network's input; validation chooses the penalty's strength."""
-    from sklearn.linear_model import LogisticRegression
-    from sklearn.metrics import log_loss
+    from sklearn import linear_model, metrics
 
     training, validation = parts(table)
     inputs, labels = augment(training["inputs"], training["labels"])
-
-    def loss(fit):
-        return log_loss(validation["labels"], fit.predict_proba(flat(validation["inputs"])))
-
-    fits = [LogisticRegression(C=c, solver="newton-cg") for c in INVERSE_REGULARISATION]
-    return min([fit.fit(flat(inputs), labels) for fit in fits], key=loss)
+    losses = {}
+    for c in (0.001, 0.01, 0.1):
+        fit = linear_model.LogisticRegression(C=c, solver="newton-cg").fit(flat(inputs), labels)
+        given = fit.predict_proba(flat(validation["inputs"]))
+        losses[fit] = metrics.log_loss(validation["labels"], given)
+    return min(losses, key=losses.get)
 
 
 def baseline_accuracies(network, dataset):
@@ -849,9 +842,9 @@ def baseline_accuracies(network, dataset):
 
     training, folded = parts(network.table)[0], network.settings.folded
     summaries, accuracies = summarise(dataset.sfs, folded), {}
-    for name in THRESHOLDS:
+    for name in ("F_ST", "shared"):  # on which one could set a threshold: a tree of one node
         known, new = (each[name][:, np.newaxis] for each in (training["summaries"], summaries))
-        tree = DecisionTreeClassifier(max_depth=1).fit(known, training["labels"])  # a threshold
+        tree = DecisionTreeClassifier(max_depth=1).fit(known, training["labels"])
         accuracies[f"threshold on {name}"] = tree.score(new, dataset.labels)
     regression = fit_logistic_regression(network.table)
     inputs = flat(network_inputs(dataset.sfs, folded))
@@ -859,15 +852,12 @@ def baseline_accuracies(network, dataset):
 
 
 # ===================================== 11. Goodness of fit =====================================
-#
-# Whether the simulations of a model could have made a spectrum, and which of them are nearest to
-# it: read off the reference table that a model file carries.
 
 MAX_REFERENCES = 10_000  # simulations in a reference table
 
 
 def reference_dtype(input_shape, folded):
-    """The type of a reference table, as ABC calls it: a row for each of some simulations."""
+    """The type of the reference table in a model file, a row for each of some simulations."""
     columns = [
         ("inputs", np.float32, input_shape),  # of the network, (bins of A, bins of B, 1)
         ("summaries", summary_dtype(folded)),
@@ -909,85 +899,80 @@ LOG_SUMMARIES = ("SNPs", "pi in A", "pi in B", "d_XY", "shared", "derived allele
 class ModelFit:
     """What one model's simulations, N rows of a reference table, say about other spectra.
 
-    Could they have made a spectrum? Before inference: how dense are they around its features, by a
-    mixture of normal distributions? After inference: has each species as many singletons as the
-    nearest simulations let expect, which shows changes of size (Fu and Li 1993)? Each simulation is
-    judged by the others in the same way, so p-values are the proportions of them that are as
-    extreme. The nearest simulations are those with nearly the same estimates of the parameters
-    (semi-automatic ABC, Fearnhead and Prangle 2012). `spectra` are rows of such a table, or a
-    dictionary of "inputs" and "summaries".
+    Before inference: how dense are they around a spectrum, by a mixture of normal distributions?
+    After inference: has each species as many singletons as the nearest simulations let expect,
+    which shows changes of size (Fu and Li 1993)? Each simulation is judged by the others in the
+    same way: a p-value is the proportion of them that are as extreme. The nearest simulations have
+    nearly the same estimates of the parameters (semi-automatic ABC, Fearnhead and Prangle 2012).
+    `spectra` are rows of such a table, or a dictionary of "inputs" and "summaries".
     """
 
     def __init__(self, table):
         from scipy.stats import norm, rankdata
-        from sklearn.decomposition import PCA
-        from sklearn.linear_model import RidgeCV
+        from sklearn import decomposition, linear_model, model_selection, preprocessing
         from sklearn.mixture import GaussianMixture
-        from sklearn.model_selection import KFold
         from sklearn.neighbors import NearestNeighbors
-        from sklearn.preprocessing import StandardScaler
 
-        n, n_bins = len(table), table["inputs"][0].size
-        # The proportion of the model's own spectra that a check is expected to take for outliers.
+        n, inputs = len(table), flat(table["inputs"])
         self.table, self.false_alarms = table, max(FALSE_ALARMS, 1 / (n + 1))
-        self.components = PCA(min(N_COMPONENTS, 1 + n // 20, n_bins // 3), random_state=0)
-        self.components.fit(flat(table["inputs"]))
-        self.scaler = StandardScaler().fit(self.raw_features(table))
-        own, self.rarities = self.features(table), np.empty(n)
-        mixture = GaussianMixture(min(N_MIXTURE, 1 + n // 200), reg_covar=0.1, random_state=0)
-        for most, rest in KFold(5, shuffle=True, random_state=0).split(own):
-            self.rarities[rest] = -mixture.fit(own[most]).score_samples(own[rest])
-        self.density = mixture.fit(own)
+        n_components = min(N_COMPONENTS, 1 + n // 20, inputs.shape[1] // 3)
+        self.components = decomposition.PCA(n_components, random_state=0).fit(inputs)
+        self.scaler = preprocessing.StandardScaler()
+        own, self.rarities = self.scaler.fit_transform(self.features(table)), np.empty(n)
+        self.density = GaussianMixture(min(N_MIXTURE, 1 + n // 200), reg_covar=0.1, random_state=0)
+        for most, rest in model_selection.KFold(5, shuffle=True, random_state=0).split(own):
+            self.rarities[rest] = -self.density.fit(own[most]).score_samples(own[rest])
+        self.density.fit(own)
 
         parameters = np.column_stack([table["parameters"][name] for name in PARAMETERS.names])
         scaled = norm.ppf((rankdata(parameters, axis=0) - 0.5) / n)  # each prior as a normal one
         targets = own if np.isnan(parameters).any() else scaled
-        self.axes = RidgeCV(np.logspace(-1, 4, 8)).fit(own, targets)
+        self.axes = linear_model.RidgeCV(np.logspace(-1, 4, 8)).fit(own, targets)
         self.places = self.axes.predict(own)
         self.neighbours = NearestNeighbors(n_neighbors=min(N_NEAREST, n // 4)).fit(self.places)
         self.nearest_of_own = self.neighbours.kneighbors(return_distance=False)  # of the others
-        self.misfits = self.misfit(table, self.places, self.nearest_of_own)
+        self.misfits = self.misfit(table)
 
-    def raw_features(self, spectra):
-        """What describes spectra, before it is scaled."""
+    def features(self, spectra):
+        """What describes spectra, shape (N, features), before it is scaled."""
         inputs, summaries = flat(spectra["inputs"]), spectra["summaries"]
         scores = self.components.transform(inputs)
         residual = inputs - self.components.inverse_transform(scores)
         # Logarithms make stand out what is missing, as derived major alleles in folded spectra.
-        names = [name for name in LOG_SUMMARIES if name in summaries.dtype.names]
-        logs = [np.log(summaries[name] + 1e-6) for name in names]
+        logs = [np.log(summaries[x] + 1e-6) for x in LOG_SUMMARIES if x in summaries.dtype.names]
         return np.column_stack([scores, np.log((residual**2).sum(axis=1) + 0.01), *logs])
-
-    def features(self, spectra):
-        """The features of spectra, shape (N, features)."""
-        return self.scaler.transform(self.raw_features(spectra))
 
     def p_value(self, spectra):
         """The proportion of the simulations that are as far out as each spectrum, shape (N,)."""
-        return p_values(-self.density.score_samples(self.features(spectra)), self.rarities)
+        scaled = self.scaler.transform(self.features(spectra))
+        return p_values(-self.density.score_samples(scaled), self.rarities)
 
     def nearest(self, spectra):
         """Places of spectra among the simulations, and the rows of the nearest (rejection ABC)."""
-        places = self.axes.predict(self.features(spectra))
+        if spectra is self.table:
+            return self.places, self.nearest_of_own
+        places = self.axes.predict(self.scaler.transform(self.features(spectra)))
         return places, self.neighbours.kneighbors(places, return_distance=False)
 
-    def expected(self, places, nearest, values):
-        """Mean and standard deviation of values, (N, V), to expect at places, (M, axes): (M, V).
+    def deviations(self, spectra, describe, least):
+        """By how many standard deviations, of `least` or more, spectra are off what is expected.
 
-        By a linear regression on the nearest simulations, as these may lie on one side of a place
-        (Beaumont et al. 2002).
+        What `describe` makes of inputs, (M, V), is expected by a linear regression on the nearest
+        simulations, as these may lie on one side of a place (Beaumont et al. 2002).
         """
+        places, nearest = self.nearest(spectra)
         off = np.insert(self.places[nearest] - places[:, np.newaxis], 0, 1, axis=2)
         gram = off.swapaxes(1, 2) @ off + 0.01 * np.eye(off.shape[2])
-        near, mean = values[nearest], values[nearest].mean(axis=1, keepdims=True)
+        near = describe(self.table["inputs"])[nearest]
+        mean = near.mean(axis=1, keepdims=True)
         coefficients = np.linalg.solve(gram, off.swapaxes(1, 2) @ (near - mean))
-        return mean[:, 0] + coefficients[:, 0], (near - off @ coefficients).std(axis=1)
+        expected = mean[:, 0] + coefficients[:, 0]
+        deviation = np.maximum((near - off @ coefficients).std(axis=1), least)
+        return (describe(spectra["inputs"]) - expected) / deviation
 
-    def misfit(self, spectra, places, nearest):
+    def misfit(self, spectra):
         """The sum of squares of both species' singletons off what is expected, shape (N,)."""
-        own, known = map(singletons, (spectra["inputs"], self.table["inputs"]))
-        mean, deviation = self.expected(places, nearest, known)
-        return (((own - mean) / np.maximum(deviation, 1e-3)) ** 2).sum(axis=1)
+        return (self.deviations(spectra, singletons, 1e-3) ** 2).sum(axis=1)
 
     def coverage(self, name):
         """How often a parameter lies within 5% and 95% of the nearest simulations' (validation)."""
@@ -1005,15 +990,11 @@ def singletons(inputs):
 
 def p_values(values, simulated):
     """The proportion of a model's spectra expected to be as extreme as values, shape (N,)."""
-    at_least = len(simulated) - np.searchsorted(np.sort(simulated), values)
-    return (1 + at_least) / (1 + len(simulated))
+    return (1 + (simulated >= values[:, np.newaxis]).sum(axis=1)) / (1 + len(simulated))
 
 
 def has_learned(table, probabilities):
-    """Whether a classifier, by its loss in validation, is better than a coin by 2 standard errors.
-
-    It has given `probabilities` to all rows of a reference table.
-    """
+    """Whether `probabilities` of a table's rows beat a coin in validation by 2 standard errors."""
     rows = table["is_validation"]
     losses = -np.log(np.maximum(probabilities[rows, table["labels"][rows]], 1e-7))
     return losses.mean() + 2 * losses.std() / math.sqrt(len(losses)) < CHANCE_LOSS
@@ -1021,8 +1002,7 @@ def has_learned(table, probabilities):
 
 def has_regression_learned(table):
     """The same of a logistic regression on the network's input."""
-    regression = fit_logistic_regression(table)
-    return has_learned(table, regression.predict_proba(flat(table["inputs"])))
+    return has_learned(table, fit_logistic_regression(table).predict_proba(flat(table["inputs"])))
 
 
 # ===================================== 12. Observed spectra =====================================
@@ -1117,9 +1097,8 @@ def folded_if_filled(counts):
     """A spectrum, folded if just the half that folding empties is filled with NaN or -1."""
     counts.flat[[0, -1]] = 0  # the corners may hold anything
     unused, half = ~np.isfinite(counts) | (counts == -1), beyond_half(counts.shape)
-    if unused.any() and not unused[~half].any() and not counts[half & ~unused].any():
-        return Observed(np.where(unused, 0, counts), folded=True)
-    return Observed(counts, folded=False)
+    folded = unused.any() and not unused[~half].any() and not counts[half & ~unused].any()
+    return Observed(np.where(unused & folded, 0, counts), folded)
 
 
 def beyond_half(shape):
@@ -1128,22 +1107,21 @@ def beyond_half(shape):
 
 
 def lines_of(data):
-    """The lines of a text that are not blank."""
-    return [line for line in data.decode("utf-8-sig").splitlines() if line.strip()]
+    """The lines of a text that are neither blank nor comments."""
+    lines = data.decode("utf-8-sig").splitlines()
+    return [line for line in lines if line.partition("#")[0].strip()]
 
 
 def read_dadi(data, name):
     """Text as dadi and moments write it: comments, sizes, data and, perhaps, a mask."""
-    lines = [line for line in lines_of(data) if not line.lstrip().startswith("#")]
-    header, *rest = lines or [""]
+    header, *rest = lines_of(data) or [""]
     sizes, words = re.match(r"([\d\s]*)(.*)", header[:1000]).groups()
     shape, numbers = [int(word) for word in sizes.split()], np.array(" ".join(rest).split(), float)
-    n_cells = math.prod(shape)
+    n_cells, larger = math.prod(shape), [n + 1 for n in shape]
     if len(numbers) not in (n_cells, 2 * n_cells):
-        larger = [n + 1 for n in shape]
-        fits = shape and len(numbers) in (math.prod(larger), 2 * math.prod(larger))
         advice = "a size is the number of chromosomes + 1"
-        advice += f", {' '.join(map(str, larger))}?" if fits else ""
+        if len(numbers) in (math.prod(larger), 2 * math.prod(larger)):
+            advice += f", {' '.join(map(str, larger))}?"
         raise ValueError(f"{len(numbers)} numbers below the sizes {header[:60]!r}: {advice}")
     counts, mask = numbers[:n_cells].reshape(shape), numbers[n_cells:]
     if not np.isin(mask, (0, 1)).all():
@@ -1219,20 +1197,18 @@ class Prediction:
         self.has_learned = has_learned(network.table, network.table["probabilities"])
         self.percentiles = {}  # of each summary, under each model
         for name in self.summaries.dtype.names:
-            value, tables = self.summaries[name], [each.table["summaries"][name] for each in fits]
-            ranks = [50 * ((x < value).mean() + (x <= value).mean()) for x in tables]
-            self.percentiles[name] = ranks
+            own, tables = self.summaries[name], [each.table["summaries"][name] for each in fits]
+            self.percentiles[name] = [50 * ((x < own).mean() + (x <= own).mean()) for x in tables]
         beyond = [0, 0], [100, 100]
         self.outside = [name for name, ranks in self.percentiles.items() if ranks in beyond]
         self.p_values = [each.p_value(spectrum)[0] for each in fits]  # before inference
 
         self.favoured = int(self.probabilities.argmax())  # a label; what follows is of this model
         fit = self.fit = fits[self.favoured]
-        places, nearest = fit.nearest(spectrum)
-        self.nearest = fit.table[nearest[0]]
-        self.p_after = p_values(fit.misfit(spectrum, places, nearest), fit.misfits)[0]
-        mean, deviation = fit.expected(places, nearest, flat(fit.table["inputs"]))
-        residual = (flat(self.inputs) - mean) / np.maximum(deviation, MIN_DEVIATION)
+        _, (nearest,) = fit.nearest(spectrum)
+        self.nearest = fit.table[nearest]
+        self.p_after = p_values(fit.misfit(spectrum), fit.misfits)[0]
+        residual = fit.deviations(spectrum, flat, MIN_DEVIATION)
         self.residual = residual.reshape(self.inputs.shape[1:3])  # in standard deviations
         self.verdict = self.verdict_at(self.probabilities)
 
@@ -1251,12 +1227,11 @@ def predict(folder, spectra, bootstrap, rows, network=None):
     network = network or load_network(folder / MODEL)
     table = network.table
     fits = [ModelFit(table[table["labels"] == label]) for label in range(2)]
-    predictions, resampled = (
-        [Prediction(path, observed, network, fits) for path, observed in some.items()]
-        for some in (spectra, bootstrap)
-    )
-    for some, of in ((predictions, ""), (resampled, str(predictions[0].path))):
-        rows += [row_of_prediction(each, network) | {"bootstrap_of": of} for each in some]
+    predictions = [Prediction(path, each, network, fits) for path, each in spectra.items()]
+    resampled = [Prediction(path, each, network, fits) for path, each in bootstrap.items()]
+    rows += [row_of_prediction(each, network) | {"bootstrap_of": ""} for each in predictions]
+    of = {"bootstrap_of": str(predictions[0].path)}
+    rows += [row_of_prediction(each, network) | of for each in resampled]
     with new_files(folder, "predictions") as staging:
         save_table(staging / "predictions.csv", rows)
     shown = predictions if len(predictions) <= MAX_SCREENS else []

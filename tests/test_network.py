@@ -364,7 +364,7 @@ def test_as_many_spectra_are_taken_for_outliers_as_are_said_to_be():
     striped["inputs"][:, 2:4] *= 2  # as no simulation is
     young["inputs"][:, 1] *= 2  # with many singletons in A
     before = [fit.p_value(each) for each in (fresh, striped)]
-    misfits = [fit.misfit(each, *fit.nearest(each)) for each in (fresh, young)]
+    misfits = [fit.misfit(each) for each in (fresh, young)]
     level = fit.false_alarms
     error = (level * (1 - level) * (1 / n + 1 / n_fresh)) ** 0.5
     for own, alien in (before, [runml.p_values(each, fit.misfits) for each in misfits]):
