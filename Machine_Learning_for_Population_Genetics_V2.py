@@ -949,7 +949,7 @@ class ModelFit:
 
     def nearest(self, spectra):
         """Places of spectra among the simulations, and the rows of the nearest (rejection ABC)."""
-        if spectra is self.table:
+        if spectra is self.table:  # whose nearest are others, not themselves
             return self.places, self.nearest_of_own
         places = self.axes.predict(self.scaler.transform(self.features(spectra)))
         return places, self.neighbours.kneighbors(places, return_distance=False)
