@@ -54,7 +54,6 @@ import functools
 import gzip
 import hashlib
 import io
-import itertools
 import json
 import logging
 import math
@@ -648,7 +647,7 @@ def train(folder, settings, runs, dataset=None):
 
     comparable = [run for run in runs if run.get("data") == runs[-1]["data"]]
     print_runs(comparable)
-    save_picture(folder / "training_history.png", draw_history, history, comparable)
+    save_picture(folder / "training_history.png", draw_history, comparable)
     print("Next: runml --train with other settings or, when you have chosen, runml --test")
 
 
@@ -2035,13 +2034,13 @@ def format_setting(value):
     """A setting's value as one would type it."""
     if isinstance(value, bool):
         return "on" if value else "off"
-    words = [word if isinstance(word, str) else f"{word:.10g}" for word in words_of(value)]
-    return " ".join(words)
+    return " ".join(x if isinstance(x, str) else f"{x:.10g}" for x in words_of(value))
 
 
-def format_proportion(proportion, interval):
-    """A proportion and its 95% interval."""
-    return f"{proportion:.4f} (95% interval {interval[0]:.4f} to {interval[1]:.4f})"
+def format_proportion(proportion, n):
+    """A proportion of n, and its 95% interval."""
+    low, high = wilson_interval(round(proportion * n), n)
+    return f"{proportion:.4f} (95% interval {low:.4f} to {high:.4f})"
 
 
 def format_range(values, form):
@@ -2066,29 +2065,25 @@ def format_size(settings):
         about {snps:,.0f} SNPs."""
 
 
+@functools.cache
 def start_keras():
     """Keras on TensorFlow, made repeatable, without what TensorFlow prints when it starts."""
-    if "keras" not in sys.modules:
-        cpu = Path("/proc/cpuinfo")  # on Linux; without AVX, TensorFlow would kill the process
-        if platform.machine() == "x86_64" and cpu.exists() and "avx" not in cpu.read_text():
-            raise UserError(
-                "this processor or virtual machine has no AVX, which TensorFlow needs: use another"
-            )
-        os.environ |= {"KERAS_BACKEND": "tensorflow", "TF_ENABLE_ONEDNN_OPTS": "1"}
-        os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"  # it remarks on its own graphs
-        # Operations on spectra are done before more threads have woken up to share them.
-        os.environ["TF_NUM_INTRAOP_THREADS"] = "1"
-        screen = os.dup(2)
-        try:
-            os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
-            import tensorflow as tf
+    cpu = Path("/proc/cpuinfo")  # on Linux; without AVX, TensorFlow would kill the process
+    if platform.machine() == "x86_64" and cpu.exists() and "avx" not in cpu.read_text():
+        raise UserError("this machine has no AVX, which TensorFlow needs: use another")
+    os.environ |= {"KERAS_BACKEND": "tensorflow", "TF_CPP_MIN_LOG_LEVEL": "3"}  # 3: silent
+    # Operations on spectra are done before more threads have woken up to share them.
+    os.environ |= {"TF_ENABLE_ONEDNN_OPTS": "1", "TF_NUM_INTRAOP_THREADS": "1"}
+    screen = os.dup(2)
+    try:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+        import keras
+        import tensorflow as tf
 
-            tf.config.list_physical_devices()  # says more, the first time
-        finally:
-            os.dup2(screen, 2)
-        tf.config.experimental.enable_op_determinism()
-    import keras
-
+        tf.config.list_physical_devices()  # says more, the first time
+    finally:
+        os.dup2(screen, 2)
+    tf.config.experimental.enable_op_determinism()
     # Whatever a user's keras.json says.
     keras.config.set_floatx("float32")
     keras.config.set_image_data_format("channels_last")
@@ -2100,10 +2095,9 @@ def print_simulated(dataset):
     """What one would look at first, under each model."""
     columns = "{:<20}{:>29}{:>29}"
     print("\n" + columns.format("median (5% to 95%)", *MODELS))
-    summaries = summarise(dataset.sfs)
+    of_models = [summarise(dataset.sfs[dataset.labels == label]) for label in range(2)]
     for name in ("SNPs", "F_ST", "shared"):
-        of_models = [summaries[name][dataset.labels == label] for label in range(2)]
-        ranges = [format_range(values, SUMMARIES[name][1]) for values in of_models]
+        ranges = [format_range(each[name], SUMMARIES[name][1]) for each in of_models]
         print(columns.format(name, *ranges))
     print()
 
@@ -2180,10 +2174,9 @@ def row_of_run(network, history, seconds):
         "data_seed": network.specification.settings.seed if network.specification else "",
         "leaps": "yes" if leaps(history["loss"]) else "no",
     }
-    for part, prefix in (("validation", "val_"), ("training", "")):
-        for measure in ("loss", "accuracy"):
-            curve = [f"{value:.4g}" for value in history[prefix + measure]]
-            row[f"{part}_{measure}_by_epoch"] = " ".join(curve)
+    for name, curve in history.items():  # loss and accuracy, val_loss and val_accuracy
+        column = f"training_{name}_by_epoch".replace("training_val", "validation")
+        row[column] = " ".join(f"{value:.4g}" for value in curve)
     return {name: str(value) for name, value in row.items()}
 
 
@@ -2195,19 +2188,18 @@ def format_run(run):
     return printable(" ".join(words)).replace("--folded True", "--folded") or "the defaults"
 
 
-def print_runs(runs, most=10):
+def print_runs(runs):
     """Rank the runs by validation loss, equal ones once, and mark the last."""
-    distinct = {(format_run(run), run["validation_loss"]): run for run in runs}
-    ranked = sorted(distinct.items(), key=lambda item: float(item[0][1]))
+    distinct = {(float(run["validation_loss"]), format_run(run)): run for run in runs}
     print("\nRuns on these data so far, by validation loss; > is this run")
     print("         loss  accuracy  seconds  settings")
-    for rank, ((words, loss), run) in enumerate(ranked, start=1):
-        if rank <= most or run is runs[-1]:
-            mark, seconds = ">" if run is runs[-1] else " ", printable(run.get("seconds", "?"))
-            numbers = f"{float(loss):.5f}    {float(run['validation_accuracy']):.4f}  {seconds:>7}"
-            leaping = " (the loss leaps)" if run.get("leaps") == "yes" else ""
-            print(f"{mark}{rank:>3}. {numbers}  {words}{leaping}")
-    print(f"({len(ranked):,} in experiments.csv)\n" if len(ranked) > most else "")
+    for rank, (loss, words) in enumerate(sorted(distinct), start=1):
+        run = distinct[loss, words]
+        mark, accuracy = ">" if run is runs[-1] else " ", float(run["validation_accuracy"])
+        seconds = printable(run.get("seconds", "?"))
+        leaping = " (the loss leaps)" if run.get("leaps") == "yes" else ""
+        print(f"{mark}{rank:>3}. {loss:.5f}    {accuracy:.4f}  {seconds:>7}  {words}{leaping}")
+    print()
 
 
 def print_test_settings(tested, trained):
@@ -2226,7 +2218,7 @@ def print_test(results, n_models):
     for model, (divergence, gene_flow) in zip(MODELS, results["confusion_matrix"], strict=True):
         print(f"true {model:<13}{divergence:>22,}{gene_flow:>22,}")
     n_test, told, wrongly = results["n_test"], results["told"], results["told_wrongly"]
-    print(f"\nAccuracy {format_proportion(results['accuracy'], results['accuracy_95ci'])}")
+    print(f"\nAccuracy {format_proportion(results['accuracy'], n_test)}")
     print(f"Loss {results['log_loss']:.4f}, ROC AUC {results['roc_auc']:.4f}")
     print(f"Verdicts: {told:,} of {n_test:,} (other model below {MAX_ERROR:g}), {wrongly:,} wrong")
     print(f"Undecided: {results['undecided']:,}")
@@ -2236,14 +2228,11 @@ def print_test(results, n_models):
         print(f"  {some['lowest']:.1e} to {some['highest']:.1e}  {power:7.1%} of {some['n']:,}")
     print("\nWithout a network, the accuracy on the same test set would be")
     for name, accuracy in results["baselines"].items():
-        interval = wilson_interval(round(accuracy * n_test), n_test)
-        print(f"  {format_proportion(accuracy, interval)} with a {name}")
+        print(f"  {format_proportion(accuracy, n_test)} with a {name}")
     print()
     if n_models > 1:
-        print_wrapped(f"""{n_models} different models have now met this test set. Choosing by this
-            number makes it optimistic: validation is for choosing. A new --seed draws a new test
-            set.""")
-        print()
+        print_wrapped(f"""{n_models} models have now met this test set. Choosing by it makes it
+            optimistic: validation is for choosing. A new --seed draws a new test set.""")
 
 
 def row_of_prediction(prediction, network):
@@ -2265,7 +2254,7 @@ def row_of_prediction(prediction, network):
     for name, ranks in prediction.percentiles.items():
         for model, rank in zip(MODELS, ranks, strict=True):
             row[f"{name}, percentile under {model}"] = f"{rank:.1f}"
-    return {name: str(value) for name, value in row.items()}
+    return row
 
 
 def print_prediction(prediction, network):
@@ -2285,10 +2274,10 @@ def print_prediction(prediction, network):
             value, unit = value / n_sites, unit if specification else ", in all"
         ranks = [f"{rank:.0f}" if 0 < rank < 100 else "outside" for rank in ranks]
         print(columns.format(name + unit, f"{value:{form}}", *ranks))
-    before, after = [f"{p_value:.3f}" for p_value in prediction.p_values], ["", ""]
-    after[prediction.favoured] = f"{prediction.p_after:.3f}"
-    print(columns.format("proportion of simulations as far out", "", *before))
-    print(columns.format("of singletons, given the nearest", "", *after).rstrip())
+    p_values = [f"{p_value:.3f}" for p_value in prediction.p_values]
+    print(columns.format("proportion of simulations as far out", "", *p_values))
+    nearest = f"of singletons, given the nearest of {MODELS[prediction.favoured]}"
+    print(f"{nearest}: {prediction.p_after:.3f}")
     for name in prediction.outside:
         print_wrapped(f"Warning: {name} outside all simulations. Check {SUMMARIES[name][2]}.")
     print_nearest(prediction)
@@ -2297,25 +2286,21 @@ def print_prediction(prediction, network):
 
 def print_nearest(prediction):
     """From which parameters the nearest simulations of the favoured model come."""
-    model, n = MODELS[prediction.favoured], len(prediction.nearest)
-    heading = f"The {n} nearest simulations of {model}"
+    tables = prediction.nearest, prediction.fit.table
+    heading = f"The {len(tables[0])} nearest simulations of {MODELS[prediction.favoured]}"
     print(f"\n{heading:<38}{'median (5% to 95%)':>26}  prior; covers the truth in")
     for name in PARAMETERS.names:
-        tables = prediction.nearest, prediction.fit.table
         values, prior = (table["parameters"][name] for table in tables)
+        (low, high), (least, most) = (np.quantile(x, [0.05, 0.95]) for x in (values, prior))
         has_no_effect = name.startswith("gene_flow") and not prediction.favoured
-        if has_no_effect or np.isnan(prior).any() or np.ptp(prior) == 0:  # not known, or fixed
+        if has_no_effect or not least < most:  # fixed, or NaN, as it is not known
             continue
-        form = ".2g" if np.median(prior) < 100 else ",.0f"
-        low, high = np.quantile(values, [0.05, 0.95])
-        least, most = np.quantile(prior, [0.05, 0.95])
         edge = max((values < least).mean(), (values > most).mean()) >= 0.5
         as_wide = ((low <= prior) & (prior <= high)).mean() >= 0.8
         remark = ", AT THE PRIOR'S EDGE" if edge else ", nothing learnt" if as_wide else ""
+        form, covered = ".2g" if np.median(prior) < 100 else ",.0f", prediction.fit.coverage(name)
         ranges = f"{format_range(values, form):>36}  {least:{form}} to {most:{form}}"
-        print(
-            f"  {name.replace('_', ' '):<26}{ranges}; {prediction.fit.coverage(name):.0%}{remark}"
-        )
+        print(f"  {name.replace('_', ' '):<26}{ranges}; {covered:.0%}{remark}")
 
 
 def print_verdict(prediction, table):
@@ -2329,8 +2314,7 @@ def print_verdict(prediction, table):
         print_wrapped("""Warning: singletons unlike the nearest simulations': a change of size,
             which --size_change_prior would allow for, or lost singletons?""")
     if not prediction.has_learned:
-        print_wrapped("""The network has learned nothing, and tells no model: in validation it does
-            no better than tossing a coin.""")
+        print_wrapped("The network has learned nothing: in validation a coin is as good.")
     odds = gene_flow / max(1 - gene_flow, 1e-9)
     factor = "above 1,000" if odds > 1000 else "below 0.001" if odds < 0.001 else f"{odds:.3g}"
     validation = parts(table)[1]
@@ -2369,31 +2353,24 @@ def print_bootstrap(resampled):
 
 def print_assumptions(table, fits):
     """What the answers take for granted, and what this design can say at best."""
-    by_chance = max(fit.false_alarms for fit in fits)
-    # A new value is the lowest or the highest of a summary.
-    outside = min(1, len(table["summaries"].dtype.names) * 2 / (len(table) + 1))
-    of_divergence = table[table["is_validation"] & (table["labels"] == 0)]
-    best = np.quantile(of_divergence["probabilities"][:, 0], 0.95)
+    by_chance, validation = max(fit.false_alarms for fit in fits), parts(table)[1]
+    best = np.quantile(validation["probabilities"][validation["labels"] == 0, 0], 0.95)
     hence = "" if best > 1 - MAX_ERROR else ": hardly any spectrum could get that verdict"
     print()
     print_wrapped(f"""These estimate posterior probabilities if both models, with the priors that
         were simulated, are equally probable beforehand, and nothing else is. Of the models' own
-        spectra {by_chance:.1%} are taken for neither's, as many get a warning about singletons, and
-        at most {outside:.1%} are out of range.""")
-    print_wrapped(f"95% of true divergence is given less than {best:.3f} for divergence{hence}.")
+        spectra {by_chance:.1%} are taken for neither's, as many get a warning about singletons.
+        95% of true divergence is given less than {best:.3f} for divergence{hence}.""")
 
 
 # ========================================= 17. Pictures =========================================
 #
-# They are drawn when the numbers are saved and printed. Purple and orange, or from dark to light:
-# these can be told apart on a grey print, and by the colour-blind.
+# Purple and orange, or dark to light, are told apart on a grey print, and by the colour-blind.
 
 COLOURS = ("#542788", "#e08214")  # of the two models; the ends of the scale "PuOr_r"
 OTHER_COLOURS = "#0072b2 #009e73 #cc79a7 #56b4e9 #000000 #999999".split()  # Okabe and Ito's
-MAX_CURVES = 8  # of earlier runs
-MIN_PER_BIN = 10  # replicates: of fewer, no proportion is drawn
 ATTRIBUTION_STEPS = 32
-N_ATTRIBUTED = 200  # spectra of each model
+N_ATTRIBUTED = 400  # spectra, half of them of each model
 
 
 def save_picture(path, draw, *inputs):
@@ -2401,12 +2378,11 @@ def save_picture(path, draw, *inputs):
     try:
         path.unlink(missing_ok=True)  # no old picture beside new numbers
         logging.getLogger("matplotlib").setLevel(logging.ERROR)  # it talks about its font cache
-        with warnings.catch_warnings(action="ignore"):
-            from matplotlib.figure import Figure
+        from matplotlib.figure import Figure
 
-            figure = Figure(layout="constrained")  # without pyplot, Agg draws: it needs no screen
-            draw(figure, *inputs)
-            figure.savefig(path, dpi=100, bbox_inches="tight")
+        figure = Figure(layout="constrained")  # without pyplot, Agg draws: it needs no screen
+        draw(figure, *inputs)
+        figure.savefig(path, dpi=100, bbox_inches="tight")
         print(f"See {printable(path)}.")
     except Exception as error:
         print_error(f"{path} could not be drawn ({one_line(error)}). The numbers are saved.")
@@ -2417,11 +2393,6 @@ def draw_models(figure, settings):
     import demesdraw
 
     figure.set_size_inches(12, 5.5)
-    change = settings.size_change_prior
-    if change != Prior(1, 1):  # the median of which may be no change
-        end = change.low if change.low < 1 else change.high
-        settings = replace(settings, size_change_prior=Prior(end, end))
-        figure.suptitle("changes of size drawn at the end of their prior")
     colours = {"A": "#0072b2", "B": "#56b4e9", "ancestor": "#999999"}
     for label, axes in enumerate(figure.subplots(1, 2)):
         parameters = parameters_at(settings, label, 0.5)
@@ -2429,19 +2400,17 @@ def draw_models(figure, settings):
         demesdraw.tubes(graph, axes, colours=colours, seed=1, scale_bar=True)
         for tube in axes.collections:
             tube.set_alpha(1)
-        divergence = float(parameters["divergence_time"])
-        times, title = {0: "today", divergence: f"divergence\n{divergence:,.0f}"}, MODELS[label]
+        times, title = {0: "today", parameters["divergence_time"]: "divergence"}, MODELS[label]
         if label:
-            start, stop = float(parameters["gene_flow_start"]), float(parameters["gene_flow_stop"])
+            start, stop = parameters["gene_flow_start"], parameters["gene_flow_stop"]
             axes.axhspan(stop, start, color=COLOURS[1], alpha=0.3, zorder=0)
-            window = {stop: f"gene flow to\n{stop:,.0f}", start: f"gene flow from\n{start:,.0f}"}
-            times = window | times
+            times = {stop: "gene flow to", start: "gene flow from"} | times
             title += f": migration rate {mean_migration(parameters):.2g} per generation"
         axes.set(title=title, ylabel="generations before today")
-        axes.set_yticks(list(times), times.values())
+        axes.set_yticks(list(times), [f"{what}\n{time:,.0f}" for time, what in times.items()])
 
 
-def show_tables(cells, tables, titles, label, signed=False, folded=False, bins_of=None):
+def show_tables(cells, tables, titles, label, signed=False, folded=False, bins_of=()):
     """Joint SFS, or tables of bins of spectra of shape `bins_of`, on one scale of colours."""
     from matplotlib.colors import CenteredNorm, LogNorm
 
@@ -2454,11 +2423,10 @@ def show_tables(cells, tables, titles, label, signed=False, folded=False, bins_o
         axes.figure.colorbar(image, ax=axes, label=label, shrink=0.8)
         axes.set(xlabel=f"{alleles} alleles in B{bins}", ylabel=f"{alleles} alleles in A{bins}")
         axes.set_title(title)
-        for axis, n in zip((axes.yaxis, axes.xaxis), bins_of or table.shape, strict=True):
-            axis.get_major_locator().set_params(integer=True)
-            if bins_of:
-                starts = allele_bins(n - 1)
-                axis.set_ticks(range(len(starts)), starts)
+        axes.locator_params(integer=True)
+        for axis, n in zip((axes.yaxis, axes.xaxis), bins_of, strict=False):
+            starts = allele_bins(n - 1)
+            axis.set_ticks(range(len(starts)), starts)
 
 
 def draw_sfs(figure, dataset):
@@ -2472,45 +2440,35 @@ def draw_sfs(figure, dataset):
     show_tables([last], ratio[np.newaxis], [title], "log2(gene flow / divergence)", signed=True)
 
 
-def draw_history(figure, history, runs):
+def draw_history(figure, runs):
     """Loss and accuracy by epoch: this run, the last of `runs`, bold; the best others thin."""
-    from matplotlib.ticker import LogLocator, NullLocator
-
     figure.set_size_inches(13, 6)
-    own, earlier = format_run(runs[-1]), {format_run(run): run for run in runs[:-1]}
-    colours = dict(zip(earlier, itertools.cycle(OTHER_COLOURS)))  # by age, so they stay the same
-    earlier.pop(own, None)
-    best = sorted(earlier, key=lambda words: float(earlier[words]["validation_loss"]))[:MAX_CURVES]
-    bold = {"linewidth": 2.5, "markersize": 5}
+    own, distinct = format_run(runs[-1]), {format_run(run): run for run in runs}
+    others = [words for words in distinct if words != own]
+    others.sort(key=lambda words: float(distinct[words]["validation_loss"]))
+    styles = [{"color": COLOURS[1], "linewidth": 2.5, "marker": "o"}]
+    styles += [{"color": colour, "linewidth": 1} for colour in OTHER_COLOURS]
     for axes, measure in zip(figure.subplots(1, 2), ("loss", "accuracy"), strict=True):
-        training, validation = history[measure], history[f"val_{measure}"]
-        inside = [*training, *validation]  # what the limits are of
-        for rank, words in enumerate(best):
-            for part, style in (("training", {"ls": "--"}), ("validation", {"label": words})):
-                column = earlier[words].get(f"{part}_{measure}_by_epoch", "")
-                curve = [float(value) for value in column.split()]
-                inside += curve if rank < len(best) / 2 else []
-                axes.plot(range(1, len(curve) + 1), curve, color=colours[words], lw=1, **style)
-        epochs, names = range(1, len(training) + 1), ("its training part", f"this run, {own}")
-        axes.plot(epochs, training, "s--", color=COLOURS[0], label=names[0], **bold)
-        axes.plot(epochs, validation, "o-", color=COLOURS[1], label=names[1], **bold)
-        low, high, margin = min(inside), max(inside), np.ptp(inside) / 20 or 0.01
-        axes.set(xlabel="epoch", ylabel=measure, ylim=(low - margin, high + margin))
-        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.set(xlabel="epoch", ylabel=measure)
         if measure == "loss":
-            label = "ln 2: tossing a coin" if low / 1.1 < CHANCE_LOSS < high * 1.1 else None
-            axes.axhline(CHANCE_LOSS, color="0.6", linestyle=":", label=label)
-            axes.set(ylabel="loss (logarithmic)", yscale="log", ylim=(low / 1.1, high * 1.1))
-            digits = range(1, 10) if high < 3 * low else (1, 2, 5)
-            axes.yaxis.set(major_locator=LogLocator(subs=digits), major_formatter="{x:g}")
-            axes.yaxis.set_minor_locator(NullLocator())
+            axes.axhline(CHANCE_LOSS, color="0.6", linestyle=":", label="ln 2: tossing a coin")
+            axes.set_ylabel("loss (logarithmic)")
+            axes.set_yscale("log", subs=(2, 3, 5, 7))
+            axes.yaxis.set(major_formatter="{x:g}", minor_formatter="{x:g}")
+        for rank, (words, style) in enumerate(zip([own, *others], styles, strict=False)):
+            label = words if rank else f"this run, {words}"
+            for part, line in (("training", {"ls": "--"}), ("validation", {"label": label})):
+                curve = distinct[words].get(f"{part}_{measure}_by_epoch", "").split()
+                axes.plot(range(1, len(curve) + 1), np.array(curve, float), **line, **style)
+            if rank == 1:  # limits are of this run and the best: one that leaps would squash them
+                axes.set_ylim(axes.get_ylim())
+        axes.locator_params(axis="x", integer=True, min_n_ticks=1)
     lines = figure.axes[0].get_legend_handles_labels()
     figure.legend(*lines, loc="outside lower center", ncols=3, title="validation; training dashed")
 
 
 def draw_test(figure, name, results, probabilities, dataset, network):
     """The report of a test: how good the probabilities are, shape (N, 2), where wrong, and why."""
-    from matplotlib.ticker import LogLocator, NullLocator
     from sklearn.metrics import ConfusionMatrixDisplay, RocCurveDisplay
 
     figure.set_size_inches(16.5, 14)
@@ -2524,80 +2482,67 @@ def draw_test(figure, name, results, probabilities, dataset, network):
     confusion = ConfusionMatrixDisplay(np.array(results["confusion_matrix"]), display_labels=MODELS)
     confusion.plot(ax=matrix, cmap="cividis", colorbar=False, values_format=",d")
     matrix.set(title="confusion matrix", xlabel="model predicted", ylabel="true model")
-    style = {"name": "network", "plot_chance_level": True}
-    RocCurveDisplay.from_predictions(labels, gene_flow, ax=roc, **style)
+    RocCurveDisplay.from_predictions(labels, gene_flow, ax=roc, plot_chance_level=True)
     roc.set(title="ROC curve", xlabel="false positives", ylabel="power")
-    line = 1 / (1 + np.exp(-np.linspace(-13.8, 13.8, 200)))  # curved, as the ends are stretched
-    calibration.plot(line, line, ":", color="0.5", label="calibrated")
-    clipped = np.clip(gene_flow, 1e-6, 1 - 1e-6)
-    draw_binned(calibration, clipped, labels, "network", color="black")
-    calibration.set(title="calibration", xscale="logit", ylabel="proportion with gene flow")
-    calibration.set_xlabel("probability of gene flow, stretched at the ends")
-    ticks = [1e-5, 0.01, 0.5, 0.99, 1 - 1e-5]
-    calibration.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+    calibration.plot([0, 1], [0, 1], ":", color="0.5", label="calibrated")
+    draw_binned(calibration, gene_flow, labels, "network", color="black")
+    calibration.set(title="calibration", xlabel="probability of gene flow", ylabel="how often true")
 
     rates, times = mean_migration(parameters), parameters["divergence_time"]
     draw_mistakes(mistakes, rates, times, labels, right)
     for axes, values, label in ((by_time, times, 0), (by_time, times, 1), (by_rate, rates, 1)):
         rows, style = labels == label, {"color": COLOURS[label], "marker": "os"[label]}
         draw_binned(axes, values[rows], right[rows], MODELS[label], **style)
-    by_time.set(xlabel="divergence time, generations", ylabel=accuracy, title="by divergence time")
+    by_time.set(xlabel="divergence time, generations", ylabel=accuracy)
     by_time.locator_params(axis="x", nbins=4)
-    by_rate.set(xlabel="migration rate per generation", ylabel=accuracy, title="by migration rate")
-    by_rate.set_xscale("log")
-    ticks = {"major_locator": LogLocator(subs=(1, 2, 5)), "minor_locator": NullLocator()}
-    by_rate.xaxis.set(major_formatter="{x:.0e}", **ticks)
+    by_rate.set(xlabel="migration rate per generation", ylabel=accuracy, xscale="log")
     for axes in (calibration, mistakes, by_time, by_rate):
         axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.15), ncols=3, frameon=False)
 
-    draw_attributions(attributed, network, dataset.first())
+    draw_attributions(attributed, network, dataset)
     accuracies = {"network": results["accuracy"]} | results["baselines"]
-    n_right = [round(share * results["n_test"]) for share in accuracies.values()]
-    draw_proportions(beside, range(len(n_right)), n_right, results["n_test"], color="black")
-    beside.set_xticks(range(len(n_right)), [textwrap.fill(name, 11) for name in accuracies])
+    counts = [(round(each * results["n_test"]), results["n_test"]) for each in accuracies.values()]
+    draw_proportions(beside, range(len(counts)), counts, color="black")
+    beside.set_xticks(range(len(counts)), [textwrap.fill(name, 11) for name in accuracies])
     beside.set(title="with and without a network", ylabel=accuracy)
 
 
-def draw_proportions(axes, at, n_of, n, **style):
-    """Proportions of `n_of` in `n`, as points with their 95% intervals."""
-    n_of, n = np.broadcast_arrays(n_of, n)
-    intervals = np.transpose([wilson_interval(*counts) for counts in zip(n_of, n, strict=True)])
+def draw_proportions(axes, at, counts, **style):
+    """Proportions k / n, of pairs (k, n), as points with their 95% intervals."""
+    proportions = np.array([k / n for k, n in counts])
+    intervals = np.transpose([wilson_interval(k, n) for k, n in counts])
     style = {"marker": "o", "linestyle": "none", "capsize": 4} | style
-    axes.errorbar(at, n_of / n, abs(intervals - n_of / n), **style)
+    axes.errorbar(at, proportions, abs(intervals - proportions), **style)
 
 
-def draw_binned(axes, values, hits, label, n_bins=8, **style):
-    """How often something is so along a value, in bins of equally many replicates."""
-    n_bins = min(n_bins, max(1, len(values) // MIN_PER_BIN))
-    bins = np.array_split(np.argsort(values, kind="stable"), n_bins)
-    means, n_hits = [values[rows].mean() for rows in bins], [hits[rows].sum() for rows in bins]
-    label = f"{label}, bins of {len(bins[0]):,}"
-    draw_proportions(axes, means, n_hits, [len(rows) for rows in bins], label=label, **style)
+def draw_binned(axes, values, hits, label, **style):
+    """How often something is so along a value, in up to 8 bins of equally many replicates."""
+    bins = np.array_split(np.argsort(values, kind="stable"), min(8, 1 + len(values) // 10))
+    means = [values[rows].mean() for rows in bins]
+    counts = [(hits[rows].sum(), len(rows)) for rows in bins]
+    draw_proportions(axes, means, counts, label=f"{label}, bins of {len(bins[0]):,}", **style)
 
 
 def draw_mistakes(axes, rates, times, labels, right):
     """Which pairs of species the network mistakes; divergence, which has no rate, is below."""
-    lowest = rates[labels == 1].min()
-    below = lowest / 10 ** np.random.default_rng(0).uniform(0.3, 0.8, len(rates))
+    below = rates[labels == 1].min() * np.random.default_rng(0).uniform(0.1, 0.6, len(rates))
     heights = np.where(labels == 1, rates, below)
     for label, model in enumerate(MODELS):
         rows = right & (labels == label)
         axes.scatter(times[rows], heights[rows], marker=".", color=COLOURS[label], label=model)
     axes.scatter(times[~right], heights[~right], marker="x", color="black", label="mistaken")
-    axes.axhline(lowest / 10**0.15, color="0.5", linewidth=1)
     axes.set(title=f"mistakes: {(~right).sum():,} of {len(right):,} replicates", yscale="log")
-    axes.set(xlabel="divergence time, generations", ylabel="migration rate (below the line: none)")
+    axes.set(xlabel="divergence time, generations", ylabel="migration rate (divergence: none)")
 
 
 def draw_attributions(cells, network, dataset):
     """What each bin adds to the log-odds of gene flow, in the mean over each model's spectra."""
-    folded, tables = network.settings.folded, []
-    baseline = parts(network.table)[0]["inputs"].mean(axis=0)
-    for label in range(2):
-        inputs = network_inputs(dataset.sfs[dataset.labels == label][:N_ATTRIBUTED], folded)
-        tables.append(attributions(network.model, inputs, baseline).mean(axis=0))
+    sfs, labels = dataset.sfs[:N_ATTRIBUTED], dataset.labels[:N_ATTRIBUTED]
+    baseline, folded = parts(network.table)[0]["inputs"].mean(axis=0), network.settings.folded
+    found = attributions(network.model, network_inputs(sfs, folded), baseline)
+    tables = [found[labels == label].mean(axis=0) for label in range(2)]
     titles = [f"what speaks for (+) and against (-) gene flow,\ntrue {model}" for model in MODELS]
-    style = {"signed": True, "folded": folded, "bins_of": dataset.sfs.shape[1:3]}
+    style = {"signed": True, "folded": folded, "bins_of": sfs.shape[1:3]}
     show_tables(cells, tables, titles, "mean attribution, log-odds", **style)
 
 
@@ -2627,11 +2572,10 @@ def draw_prediction(figure, prediction, network):
     from sklearn.decomposition import PCA
 
     figure.set_size_inches(12, 10)
-    names = f" ({' and '.join(prediction.observed.names)})" if prediction.observed.names else ""
-    probability = format_probability(prediction.probabilities[1])
-    title = f"{prediction.path.stem}{names}: probability of gene flow {probability}"
-    figure.suptitle(f"{printable(title)}\nVerdict: {VERDICTS[prediction.verdict]}")
-    (*cells, below), scatter = figure.subplots(2, 2).flat[:3], figure.axes[3]
+    title = printable(", ".join([prediction.path.stem, *prediction.observed.names]))
+    title += f": probability of gene flow {format_probability(prediction.probabilities[1])}"
+    figure.suptitle(f"{title}\nVerdict: {VERDICTS[prediction.verdict]}")
+    *cells, below, scatter = figure.subplots(2, 2).flat
     near, table = prediction.nearest["inputs"], network.table
     style = {"folded": network.settings.folded, "bins_of": prediction.observed.counts.shape}
     counts = [prediction.inputs[0, ..., 0] ** 2, near.mean(axis=0)[..., 0] ** 2]
@@ -2640,12 +2584,11 @@ def draw_prediction(figure, prediction, network):
     label = "standard deviations of the nearest simulations"
     title = "observed less expected\n(by a regression on the nearest simulations)"
     show_tables([below], [prediction.residual], [title], label, signed=True, **style)
-    axes_of_all = PCA(2, random_state=0).fit(flat(table["inputs"]))
+    pca = PCA(2, random_state=0).fit(flat(table["inputs"]))
     for label, model in enumerate(MODELS):
-        of_model = table["inputs"][table["labels"] == label][:1000]
-        points = axes_of_all.transform(flat(of_model))
+        points = pca.transform(flat(table["inputs"][table["labels"] == label][:1000]))
         scatter.scatter(*points.T, s=6, alpha=0.4, color=COLOURS[label], label=model)
-    at = axes_of_all.transform(flat(prediction.inputs))[0]
+    at = pca.transform(flat(prediction.inputs))[0]
     scatter.scatter(*at, marker="*", s=300, color="black", label="observed")
     scatter.set(xlabel="first axis", ylabel="second axis", title="principal components")
     scatter.legend()
@@ -2655,7 +2598,7 @@ def draw_prediction(figure, prediction, network):
 
 
 def run_alone():
-    """Make the process independent of what surrounds it; signals end it with one line."""
+    """`main` in a process that what surrounds it does not change; signals end it with one line."""
     for stream in (sys.stdout, sys.stderr):  # a log shows lines as they come, whatever they hold
         stream.reconfigure(line_buffering=True, errors="backslashreplace")
     os.environ["MPLBACKEND"] = "agg"  # a notebook's terminal names one that may not be here
@@ -2664,8 +2607,7 @@ def run_alone():
     screen = os.dup(2)  # stays the screen while TensorFlow starts
 
     def stop(number, _frame):
-        # Nothing is left to tidy up: unfinished files are hidden until the next command, and the
-        # workers go when their parent is gone.
+        # Nothing to tidy up: unfinished files are hidden, and workers go when their parent is gone.
         with contextlib.suppress(OSError):
             line = b"runml: stopped; what was not finished has replaced nothing.\n"
             os.write(screen, b"\n" * os.isatty(screen) + line)
@@ -2673,6 +2615,10 @@ def run_alone():
 
     for number in STOPPING:
         signal.signal(number, stop)
+    status = main()
+    for number in STOPPING:
+        signal.signal(number, signal.SIG_IGN)  # all is done; Python may leave in peace
+    return status
 
 
 def main(argv=None):
@@ -2698,10 +2644,4 @@ def main(argv=None):
 
 
 if __name__ == "__main__":
-    if STANDALONE:
-        run_alone()
-    status = main()
-    if STANDALONE:
-        for number in STOPPING:
-            signal.signal(number, signal.SIG_IGN)  # all is done; Python may leave in peace
-    sys.exit(status)
+    sys.exit(run_alone() if STANDALONE else main())
