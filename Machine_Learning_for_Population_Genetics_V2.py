@@ -1295,8 +1295,7 @@ def only_command_in(folder):
 
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            advice = "wait for it, or use another --data_dir"
-            raise UserError(f"another command is at work in {folder}: {advice}") from None
+            raise UserError(f"another command is at work in {folder}: wait for it") from None
         except (ImportError, OSError):
             print(f"({folder} is on a system without locks: one command at a time, please.)")
         try:
@@ -1372,10 +1371,7 @@ def fingerprint(data):
 
 
 def load_table(path, numbers):
-    """The rows of a CSV file, dictionaries of text by column; none if there is no file.
-
-    Users may add columns. Those in `numbers` must hold a number, or several between blanks.
-    """
+    """The rows of a CSV file, if there is one, texts by column; `numbers` must hold numbers."""
     if not path.exists():
         return []
     csv.field_size_limit(10**7)  # a training of very many epochs has long curves
@@ -1544,10 +1540,9 @@ def load_dataset(folder, name="simulated"):
     return Dataset(sfs, labels.astype(np.int32), parameters, sums, specification)
 
 
-# A model is one file, replaced in one step: Keras's archive, with members of our own that Keras
-# passes over. This script reads none but these. Keras's weights are HDF5, and a stranger's HDF5
-# can do harm; plain arrays whose type and shape must be the expected ones, before anything is
-# read, cannot.
+# A model is one file: Keras's archive, with members of our own, which Keras passes over. This
+# script reads none but these: a stranger's HDF5, which Keras's are, can do harm, but not plain
+# arrays whose type and shape must be the expected ones before anything is read.
 OWN_MEMBERS = "runml/"
 MAX_MODEL = 3 * 10**7  # bytes
 
@@ -1655,25 +1650,21 @@ def in_parallel(function, tasks, run):
 def local_workers(n_workers):
     """Processes on this machine: how to submit a task, how many ahead, how to get its result."""
     spawn = multiprocessing.get_context("spawn")  # no fork: TensorFlow may run threads
-    has_masks = hasattr(signal, "pthread_sigmask")  # not on Windows
-    if has_masks:  # signals are the parent's business alone: workers inherit what is blocked now
+    if os.name == "posix":  # signals are the parent's alone: workers inherit what is blocked now
         multiprocessing.resource_tracker.ensure_running()  # which would lift the mask
         signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING)
     executor = ProcessPoolExecutor(n_workers, mp_context=spawn, initializer=follow_parent)
     for _ in range(n_workers):
         executor.submit(os.getpid)  # starts one
-    if has_masks:
+    if os.name == "posix":
         signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPPING)
-    with executor:
-        try:
-            yield executor.submit, 4 * n_workers, Future.result
-        except BrokenProcessPool:
-            advice = "perhaps as the memory was full: try fewer --workers"
-            raise UserError(f"a simulating process was killed, {advice}") from None
-        except BaseException:
-            for worker in list(executor._processes.values()):  # kill_workers, in Python 3.14
-                worker.kill()
-            raise
+    try:
+        yield executor.submit, 4 * n_workers, Future.result
+    except BrokenProcessPool:
+        advice = "perhaps as the memory was full: try fewer --workers"
+        raise UserError(f"a simulating process was killed, {advice}") from None
+    finally:
+        executor.shutdown(wait=False, cancel_futures=True)
 
 
 def follow_parent():
@@ -1736,8 +1727,7 @@ USES = {  # the settings that each command has a use for; in this order they run
 }
 MIN_REPS = 5  # of each model, to learn from
 EPILOG = """\
-A prior is one number, which fixes the value, two (uniform), or two and the word log. What
-is typed beats what was saved with the data or the model, which beats the default.
+A prior is one number, which fixes the value, two (uniform), or two and the word log.
 
 examples:
   runml --simulate
@@ -1749,30 +1739,21 @@ examples:
 class UserError(Exception):
     """Something that the user can put right. Its text says what is wrong and what to do."""
 
-    status = 1
-
 
 class UsageError(UserError):
     """What was typed makes no sense."""
 
-    status = 2
-
 
 def converted(values):
     """The settings among values by name, each from its words as typed or saved."""
-    settings = {}
-    for name in [name for name in SETTINGS if name in values]:
-        words = values[name] if isinstance(values[name], list) else [values[name]]
-        try:
-            settings[name] = convert(SETTINGS[name], words)
-        except ValueError as wrong:
-            raise ValueError(f"{name}: {wrong}") from None
-    return settings
+    return {name: convert(SETTINGS[name], values[name]) for name in SETTINGS if name in values}
 
 
 def convert(setting, words):
     """The value of a setting, a `dataclasses.Field`, from its words, or a `ValueError`."""
-    kind, number = setting.type, functools.partial(convert_number, **setting.metadata["limits"])
+    kind, number = setting.type, functools.partial(convert_number, setting)
+    words = words if isinstance(words, list) else [words]
+    wrong = f"{setting.name}: {' '.join(map(str, words))}"
     match words:
         case [word] if kind in (int, float):
             return number(kind, word)
@@ -1785,21 +1766,22 @@ def convert(setting, words):
         case [low, high, *log] if kind is Prior and log in ([], ["log"]):
             low, high = number(float, low), number(float, high)
             if low > high or (log and not low):
-                raise ValueError(f"{low:g} {high:g}: the low end first, above 0 if log-uniform")
+                raise ValueError(f"{wrong}: the low end first, above 0 if log-uniform")
             return Prior(low, high, *log)
     takes = {Prior: "X, or LOW HIGH, or LOW HIGH log", PerSpecies: "one number, or two"}
-    raise ValueError(f"{' '.join(map(str, words))}: takes {takes.get(kind, 'one value')}")
+    raise ValueError(f"{wrong}: takes {takes.get(kind, 'one value')}")
 
 
-def convert_number(kind, word, low, high, exclude):
-    """A whole number (`int`) or any (`float`), within limits, from a word."""
+def convert_number(setting, kind, word):
+    """A whole number (`int`) or any (`float`), within a setting's limits, from a word."""
+    low, high, exclude = setting.metadata["limits"].values()
     with contextlib.suppress(ValueError):
         value = float(str(word))  # so that JSON's true is not 1
         if low <= value <= high and value != exclude and value == kind(value):
             return kind(value)
     what = "a whole number" if kind is int else "a number"
     without = "" if exclude is None else f", without {exclude:g}"
-    raise ValueError(f"{word}: must be {what} in [{low:.10g}, {high:.10g}]{without}")
+    raise ValueError(f"{setting.name}: {word}: must be {what} in [{low:g}, {high:.10g}]{without}")
 
 
 class CommandLine(argparse.ArgumentParser):
@@ -1853,8 +1835,7 @@ def command_line():
 def parse_options(argv):
     """What a command line says, without a look at the disk; a `UsageError` if it makes no sense.
 
-    To what argparse finds it adds `commands`, in their order, and `typed`, a dictionary of the
-    settings that were typed.
+    Adds to argparse's namespace `commands`, in their order, and the settings `typed`, by name.
     """
     options = command_line().parse_args(argv)
     try:
@@ -1879,18 +1860,11 @@ def choose(kind, values):
 
 
 def prepare(options):
-    """What was typed as commands that are ready to run, in their order.
-
-    Whatever can be known before the first of them starts is found, completed and checked here.
-    """
+    """The commands, in their order, with all that they need: found, completed and checked."""
     jobs, folder, typed = [], options.data_dir, options.typed
-    run = choose(RunSettings, typed)
-    training = dataset = network = None
+    run, dataset, network = choose(RunSettings, typed), None, None
     if options.simulate:
-        saved = {}
-        if options.settings:
-            of_file, _ = load_specification(options.settings)
-            saved = vars(of_file.settings) | {"n_reps": of_file.n_reps}
+        saved = load_specification(options.settings)[0].as_saved() if options.settings else {}
         settings = choose(SimulationSettings, saved | typed)
         check_simulation(settings)
         shape = sfs_shape(settings.sample_size)
@@ -1899,26 +1873,20 @@ def prepare(options):
     elif options.train:
         dataset = load_dataset(folder)
         specification, shape = dataset.specification, dataset.sfs.shape[1:3]
+    if (options.test or options.predict) and not options.train:
+        network = load_network(folder / MODEL)
+        specification, shape = network.specification, network.model.input_shape[1:3]
 
+    # Now specification and shape are those of the network to train, or else to test and to ask.
+    known = specification.as_saved() if specification else {"sample_size": individuals(shape)}
+    training = network.settings if network else choose(TrainingSettings, known | typed)
+    check_useless(options, known, network)
     if options.train:
         n_reps = min(np.bincount(dataset.labels, minlength=2)) if dataset else specification.n_reps
         if n_reps < MIN_REPS:
             raise UsageError(f"--n_reps {n_reps}: learning takes at least {MIN_REPS} of each model")
-        seed = {"seed": specification.settings.seed} if specification else {}
-        training = choose(TrainingSettings, seed | typed)
         runs = load_table(folder / "experiments.csv", RUN_NUMBERS)
         jobs.append(functools.partial(train, folder, training, runs, dataset))
-    elif options.test or options.predict:
-        network = load_network(folder / MODEL)
-        specification, training = network.specification, network.settings
-        shape = network.model.input_shape[1:3]
-
-    # Now specification, shape and training are those of the network to test and to ask.
-    known = {"sample_size": individuals(shape)}
-    if specification:
-        known = vars(specification) | vars(specification.settings)
-    check_useless(options, network, known | (vars(training) if training else {}))
-
     if options.test:
         settings = choose(SimulationSettings, known | typed)
         check_simulation(settings)
@@ -1938,17 +1906,16 @@ def prepare(options):
     return jobs
 
 
-def check_useless(options, network, settled):
+def check_useless(options, settled, network):
     """Refuse options that no command has a use for, unless they agree with what is settled."""
     commands = options.commands
     useful = set().union(*(USES[command] for command in commands))
     if network:  # whatever is simulated, it takes spectra of its own size
-        useful.discard("sample_size")
-    for name in sorted(options.typed.keys() - useful):
-        typed = options.typed[name]
-        if name not in settled:
+        settled, useful = settled | vars(network.settings), useful - {"sample_size"}
+    for name, typed in options.typed.items():
+        if name not in useful | settled.keys():
             raise UsageError(f"--{name} has no use in --{' --'.join(commands)}")
-        if typed != settled[name]:
+        if name not in useful and typed != settled[name]:
             made = "the data were simulated" if "train" in commands else "the model was trained"
             typed, saved = format_setting(typed), format_setting(settled[name])
             raise UsageError(f"--{name} {typed}: {made} with {saved}")
@@ -2683,7 +2650,7 @@ def main(argv=None):
                 job()
     except UserError as error:
         print_error(f"runml: error: {error}")
-        return error.status
+        return 2 if isinstance(error, UsageError) else 1
     except BrokenPipeError:  # whoever read the output has left
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # nor shall Python try to write at its end
         return 1
