@@ -1658,13 +1658,16 @@ def local_workers(n_workers):
         executor.submit(os.getpid)  # starts one
     if os.name == "posix":
         signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPPING)
-    try:
-        yield executor.submit, 4 * n_workers, Future.result
-    except BrokenProcessPool:
-        advice = "perhaps as the memory was full: try fewer --workers"
-        raise UserError(f"a simulating process was killed, {advice}") from None
-    finally:
-        executor.shutdown(wait=False, cancel_futures=True)
+    with executor:
+        try:
+            yield executor.submit, 4 * n_workers, Future.result
+        except BrokenProcessPool:
+            advice = "perhaps as the memory was full: try fewer --workers"
+            raise UserError(f"a simulating process was killed, {advice}") from None
+        except BaseException:
+            for worker in list(executor._processes.values()):  # kill_workers, in Python 3.14
+                worker.kill()
+            raise
 
 
 def follow_parent():
@@ -1833,10 +1836,7 @@ def command_line():
 
 
 def parse_options(argv):
-    """What a command line says, without a look at the disk; a `UsageError` if it makes no sense.
-
-    Adds to argparse's namespace `commands`, in their order, and the settings `typed`, by name.
-    """
+    """What is typed, without a look at the disk: `commands`, in their order, settings, `typed`."""
     options = command_line().parse_args(argv)
     try:
         options.typed = converted(vars(options))
