@@ -69,7 +69,7 @@ import time
 import traceback
 import warnings
 import zipfile
-from collections import ChainMap, deque
+from collections import deque
 from concurrent.futures import CancelledError, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field, fields, replace
@@ -1269,8 +1269,7 @@ def only_command_in(folder):
 
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            advice = "wait for it, or use another --data_dir"
-            raise UserError(f"another command is at work in {folder}: {advice}") from None
+            raise UserError(f"another command is at work in {folder}: wait for it") from None
         except (ImportError, OSError):
             print(f"({folder} is on a system without locks: one command at a time, please.)")
         try:
@@ -1341,21 +1340,12 @@ def naming_file(path, what, remedy=""):
 
 def fingerprint(data):
     """Twelve digits that tell bytes, or what can be written as JSON, from others."""
-    data = data if isinstance(data, bytes) else json.dumps(data).encode()
+    data = data if isinstance(data, bytes) else json.dumps(data, default=words_of).encode()
     return hashlib.sha256(data).hexdigest()[:12]
 
 
-def load_json(path):
-    """Read a dictionary."""
-    with naming_file(path, "file of settings"):
-        return dict(json.loads(path.read_text(encoding="utf-8-sig")))
-
-
 def load_table(path, numbers):
-    """The rows of a CSV file, dictionaries of text by column; none if there is no file.
-
-    Users may add columns. Those in `numbers` must hold a number, or several between blanks.
-    """
+    """The rows of a CSV file, if there is one, texts by column; `numbers` must hold numbers."""
     if not path.exists():
         return []
     csv.field_size_limit(10**7)  # a training of very many epochs has long curves
@@ -1379,26 +1369,15 @@ def save_table(path, rows):
 
 
 def words_of(value):
-    """A setting's value as the list of words that one would type."""
+    """A setting's value as JSON holds it: a list of the words that one would type, or the only."""
     match value:
         case PerSpecies(a, b):
             return [a, b]
         case Prior(low, high, "log"):
             return [low, high, "log"]
         case Prior(low, high):
-            return [low, high] if low < high else [low]
-    return [value]
-
-
-def as_saved(settings):
-    """Settings as a file holds them: lists of words, or the only one."""
-    words = {name: words_of(value) for name, value in vars(settings).items()}
-    return {name: value if len(value) > 1 else value[0] for name, value in words.items()}
-
-
-def saved_values(saved, path):
-    """The settings among what was saved, by name, checked as if they were typed."""
-    return converted({name: saved[name] for name in SETTINGS if name in saved}, f"{path}: ")
+            return [low, high] if low < high else low
+    return value
 
 
 def simulation_versions():
@@ -1417,21 +1396,27 @@ class DatasetSpecification:
 
     def as_saved(self):
         """As a file holds it."""
-        return as_saved(self.settings) | {"n_reps": self.n_reps, "versions": self.versions}
+        return vars(self.settings) | {"n_reps": self.n_reps, "versions": self.versions}
 
     @property
     def test_set(self):
         """Twelve digits of its settings alone: more replicates are the same test set, longer."""
-        return fingerprint(as_saved(self.settings))
+        return fingerprint(vars(self.settings))
 
 
-def saved_specification(saved, path):
+def saved_specification(saved):
     """A `DatasetSpecification` from what was saved."""
+    values = converted(saved)
+    # A setting that is missing is younger than the file, and was as its default is.
+    settings = choose(SimulationSettings, values)
+    return DatasetSpecification(settings, values["n_reps"], dict(**saved["versions"]))
+
+
+def load_specification(path):
+    """The `DatasetSpecification` in a settings file, and the checksums of the arrays it is of."""
     with naming_file(path, "file of settings"):
-        values = saved_values(saved, path)
-        versions = {str(name)[:20]: str(number)[:20] for name, number in saved["versions"].items()}
-        # A setting that is missing is younger than the file, and was as its default is.
-        return DatasetSpecification(choose(SimulationSettings, values), values["n_reps"], versions)
+        saved = json.loads(path.read_text(encoding="utf-8-sig"))
+        return saved_specification(saved), saved.get("sha256")
 
 
 @dataclass(frozen=True)
@@ -1484,7 +1469,7 @@ def save_dataset(blocks, specification, folder, name):
                     np.lib.format.write_array_header_1_0(file, header)
                 file.write(rows.tobytes())
     saved = specification.as_saved() | {"sha256": checksums(paths[:2])}
-    paths[3].write_text(json.dumps(saved, indent=2) + "\n")
+    paths[3].write_text(json.dumps(saved, indent=2, default=words_of) + "\n")
     for block in blocks:
         block.unlink()
 
@@ -1520,23 +1505,22 @@ def load_dataset(folder, name="simulated"):
     if labels.shape != sfs.shape[:1] or not np.isin(labels, (0, 1)).all():
         raise UserError(f"{paths[1]}: not a label for each of {len(sfs)} spectra, 0 or 1")
     parameters, sums = np.full(len(sfs), np.nan, PARAMETERS), checksums(paths[:2])
-    if paths[2].exists():
+    if paths[3].exists():
+        saved, of_arrays = load_specification(paths[3])
+        if of_arrays == sums:
+            specification = saved
+        else:
+            print_wrapped(f"{paths[3]} is of other arrays: how these were made is not known.")
+    if specification and paths[2].exists():
         saved = load_array(paths[2])
         if saved.dtype == PARAMETERS and saved.shape == labels.shape:
             parameters = np.array(saved)
-    if paths[3].exists():
-        saved = load_json(paths[3])
-        if saved.get("sha256") == sums:
-            specification = saved_specification(saved, paths[3])
-        else:
-            print_wrapped(f"{paths[3]} is of other arrays: how these were made is not known.")
     return Dataset(sfs, labels.astype(np.int32), parameters, sums, specification)
 
 
-# A model is one file, replaced in one step: Keras's archive, with members of our own that Keras
-# passes over. This script reads none but these. Keras's weights are HDF5, and a stranger's HDF5
-# can do harm; plain arrays whose type and shape must be the expected ones, before anything is
-# read, cannot.
+# A model is one file: Keras's archive, with members of our own, which Keras passes over. This
+# script reads none but these: a stranger's HDF5, which Keras's are, can do harm, but not plain
+# arrays whose type and shape must be the expected ones before anything is read.
 OWN_MEMBERS = "runml/"
 MAX_MODEL = 3 * 10**7  # bytes
 
@@ -1567,14 +1551,14 @@ def save_network(path, network):
     model = network.model
     start_keras().Model(model.input, model.output).save(path)  # without an optimizer
     notes = {
-        "sample_size": words_of(individuals(model.input_shape[1:3])),
-        "training": as_saved(network.settings),
+        "sample_size": individuals(model.input_shape[1:3]),
+        "training": vars(network.settings),
         "simulations": network.specification and network.specification.as_saved(),
         "checksums": network.checksums,
         "versions": {name: version(name) for name in ("keras", "tensorflow", "scikit-learn")},
     }
-    notes = np.frombuffer(json.dumps(notes).encode(), np.uint8)
-    arrays = {"notes": notes, "reference_table": network.table}
+    notes = json.dumps(notes, default=words_of).encode()
+    arrays = {"notes": np.frombuffer(notes, np.uint8), "reference_table": network.table}
     arrays |= {f"weights_{number}": array for number, array in enumerate(model.get_weights())}
     with zipfile.ZipFile(path, "a", zipfile.ZIP_STORED) as archive:
         for name, array in arrays.items():
@@ -1601,10 +1585,9 @@ def load_network(path):
         data = read_all(path.open("rb"), MAX_MODEL)
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             notes = json.loads(read_array(archive, "notes", np.dtype(np.uint8)).tobytes())
-            settings = choose(TrainingSettings, saved_values(notes["training"], path))
-            saved = notes["simulations"]
-            specification = saved_specification(saved, path) if saved else None
-            model = build_network(sfs_shape(saved_values(notes, path)["sample_size"]), settings)
+            settings = choose(TrainingSettings, converted(notes["training"]))
+            specification = notes["simulations"] and saved_specification(notes["simulations"])
+            model = build_network(sfs_shape(converted(notes)["sample_size"]), settings)
             weights = [
                 read_array(archive, f"weights_{number}", own.dtype, *own.shape)
                 for number, own in enumerate(model.get_weights())
@@ -1617,8 +1600,7 @@ def load_network(path):
         if not all(np.isfinite(array).all() for array in numbers):
             raise ValueError("some of it is no number")
         model.set_weights(weights)
-        sums = {str(name): str(digest) for name, digest in notes["checksums"].items()}
-    return Network(model, settings, specification, sums, table)
+        return Network(model, settings, specification, dict(**notes["checksums"]), table)
 
 
 # ======================================== 14. Workers ========================================
@@ -1646,14 +1628,13 @@ def in_parallel(function, tasks, run):
 def local_workers(n_workers):
     """Processes on this machine: how to submit a task, how many ahead, how to get its result."""
     spawn = multiprocessing.get_context("spawn")  # no fork: TensorFlow may run threads
-    has_masks = hasattr(signal, "pthread_sigmask")  # not on Windows
-    if has_masks:  # signals are the parent's business alone: workers inherit what is blocked now
+    if os.name == "posix":  # signals are the parent's alone: workers inherit what is blocked now
         multiprocessing.resource_tracker.ensure_running()  # which would lift the mask
         signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING)
     executor = ProcessPoolExecutor(n_workers, mp_context=spawn, initializer=follow_parent)
     for _ in range(n_workers):
         executor.submit(os.getpid)  # starts one
-    if has_masks:
+    if os.name == "posix":
         signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPPING)
     with executor:
         try:
@@ -1715,12 +1696,11 @@ def dask_workers(address):
 # ===================================== 15. The command line =====================================
 
 VERSION = "3.0"
-COMMANDS = ("simulate", "train", "test", "predict")  # in the order in which they run
 KINDS = (SimulationSettings, TrainingSettings, RunSettings)
 SETTINGS = {setting.name: setting for kind in KINDS for setting in fields(kind)}
 SIMULATION, TRAINING = ({setting.name for setting in fields(kind)} for kind in KINDS[:2])
 RUN = {"workers", "dask_scheduler"}
-USES = {  # the settings that each command has a use for
+USES = {  # the settings that each command has a use for; in this order they run
     "simulate": SIMULATION | RUN | {"n_reps"},
     "train": TRAINING,
     "test": SIMULATION - {"sample_size"} | RUN | {"n_test_reps"},  # that is the network's
@@ -1741,29 +1721,21 @@ examples:
 class UserError(Exception):
     """Something that the user can put right. Its text says what is wrong and what to do."""
 
-    status = 1
-
 
 class UsageError(UserError):
     """What was typed makes no sense."""
 
-    status = 2
 
-
-def converted(values, where, error=UserError):
-    """Settings by name, from their words as typed or saved; `where` precedes a wrong one's name."""
-    settings = {}
-    for name, words in values.items():
-        try:
-            settings[name] = convert(SETTINGS[name], words if isinstance(words, list) else [words])
-        except ValueError as wrong:
-            raise error(f"{where}{name}: {wrong}") from None
-    return settings
+def converted(values):
+    """The settings among values by name, each from its words as typed or saved."""
+    return {name: convert(SETTINGS[name], values[name]) for name in SETTINGS if name in values}
 
 
 def convert(setting, words):
     """The value of a setting, a `dataclasses.Field`, from its words, or a `ValueError`."""
-    kind, number = setting.type, functools.partial(convert_number, **setting.metadata["limits"])
+    kind, number = setting.type, functools.partial(convert_number, setting)
+    words = words if isinstance(words, list) else [words]
+    wrong = f"{setting.name}: {' '.join(map(str, words))}"
     match words:
         case [word] if kind in (int, float):
             return number(kind, word)
@@ -1776,26 +1748,22 @@ def convert(setting, words):
         case [low, high, *log] if kind is Prior and log in ([], ["log"]):
             low, high = number(float, low), number(float, high)
             if low > high or (log and not low):
-                raise ValueError(f"{low:g} {high:g}: the low end first, above 0 if log-uniform")
-            return Prior(low, high, "log" if log and low < high else "uniform")
+                raise ValueError(f"{wrong}: the low end first, above 0 if log-uniform")
+            return Prior(low, high, *log)
     takes = {Prior: "X, or LOW HIGH, or LOW HIGH log", PerSpecies: "one number, or two"}
-    raise ValueError(f"{' '.join(map(str, words))}: takes {takes.get(kind, 'one value')}")
+    raise ValueError(f"{wrong}: takes {takes.get(kind, 'one value')}")
 
 
-def convert_number(kind, word, low, high, exclude):
-    """A whole number (`int`) or any (`float`), within limits, from a word."""
-    try:
+def convert_number(setting, kind, word):
+    """A whole number (`int`) or any (`float`), within a setting's limits, from a word."""
+    low, high, exclude = setting.metadata["limits"].values()
+    with contextlib.suppress(ValueError):
         value = float(str(word))  # so that JSON's true is not 1
-    except ValueError:
-        value = math.nan
-    if math.isnan(value):
-        raise ValueError(f"{word}: not a number")
-    if not low <= value <= high or value == exclude:
-        without = "" if exclude is None else f", without {exclude:g}"
-        raise ValueError(f"{word}: must lie in [{low:.10g}, {high:.10g}]{without}")
-    if kind is int and not value.is_integer():
-        raise ValueError(f"{word}: must be a whole number")
-    return kind(value)
+        if low <= value <= high and value != exclude and value == kind(value):
+            return kind(value)
+    what = "a whole number" if kind is int else "a number"
+    without = "" if exclude is None else f", without {exclude:g}"
+    raise ValueError(f"{setting.name}: {word}: must be {what} in [{low:g}, {high:.10g}]{without}")
 
 
 class CommandLine(argparse.ArgumentParser):
@@ -1818,13 +1786,8 @@ def command_line():
     # A negative number is a value out of its limits, not the name of an option.
     parser._negative_number_matcher = re.compile(r"-(\.?\d|inf|nan)", re.IGNORECASE)
     do = parser.add_argument_group("what to do; together they run in this order")
-    groups = {
-        "all": parser.add_argument_group("every command"),
-        "simulate": parser.add_argument_group("what is simulated (--simulate)"),
-        "train": parser.add_argument_group("the network and how it learns (--train)"),
-        "test": parser.add_argument_group("how much is tested (--test)"),
-        "predict": parser.add_argument_group("what is asked (--predict)"),
-    }
+    every = parser.add_argument_group("every command")
+    groups = {command: parser.add_argument_group(f"with --{command}") for command in USES}
     files = {"nargs": "+", "action": "extend", "metavar": "FILE", "type": Path, "default": []}
     do.add_argument("--simulate", action="store_true", help="simulate joint SFS of both models")
     do.add_argument("--train", action="store_true", help="train the network on them")
@@ -1833,34 +1796,32 @@ def command_line():
     groups["predict"].add_argument("--bootstrap", help="resampled from the observed one", **files)
     text = "take what is not typed from a saved settings file"
     groups["simulate"].add_argument("--settings", metavar="FILE", type=Path, help=text)
-    text, folder = "where files are (default: data)", {"metavar": "FOLDER", "type": Path}
-    groups["all"].add_argument("--data_dir", default=Path("data"), help=text, **folder)
-    groups["all"].add_argument("--version", action="version", version=f"runml {VERSION}")
+    folder = {"default": Path("data"), "metavar": "FOLDER", "type": Path}
+    every.add_argument("--data_dir", help="where files are (default: data)", **folder)
+    every.add_argument("--version", action="version", version=f"runml {VERSION}")
     metavars = {Prior: ("LOW", "HIGH log"), PerSpecies: ("A", "B"), int: "N", float: "X"}
     unset = {"workers": "all usable cores", "dask_scheduler": "none"}
     for name, setting in SETTINGS.items():
-        users = [command for command in COMMANDS if name in USES[command]]
-        group = groups["all" if name in RUN | {"seed"} else users[0]]
+        first = next(command for command in USES if name in USES[command])
+        group = every if name in RUN | {"seed"} else groups[first]
         default = unset.get(name) or format_setting(setting.default)
         form = {"action": "store_true"}
         if setting.type is not bool:
             nargs = "+" if setting.type in (Prior, PerSpecies) else 1
             form = {"nargs": nargs, "metavar": metavars.get(setting.type, "ADDRESS")}
         text = f"{setting.metadata['meaning']} (default: {default})"
-        group.add_argument(f"--{name}", help=text, **form)
+        group.add_argument(f"--{name}", help=text, default=argparse.SUPPRESS, **form)
     return parser
 
 
 def parse_options(argv):
-    """What a command line says, without a look at the disk; a `UsageError` if it makes no sense.
-
-    To what argparse finds it adds `commands`, in their order, and `typed`, a dictionary of the
-    settings that were typed.
-    """
+    """Read what was typed, but no file: `commands`, in order, and settings by name, `typed`."""
     options = command_line().parse_args(argv)
-    typed = {name: words for name, words in vars(options).items() if name in SETTINGS and words}
-    options.typed = converted(typed, "--", UsageError)
-    options.commands = [command for command in COMMANDS if getattr(options, command)]
+    try:
+        options.typed = converted(vars(options))
+    except ValueError as error:
+        raise UsageError(f"--{error}") from None
+    options.commands = [command for command in USES if getattr(options, command)]
     if not options.commands:
         raise UsageError("say what to do: --simulate, --train, --test or --predict (see --help)")
     if options.typed.keys() >= RUN:
@@ -1872,56 +1833,41 @@ def parse_options(argv):
     return options
 
 
-def choose(kind, *sources):
-    """Settings of a kind, each from the first source that has it, or else as its default is."""
-    values = ChainMap(*sources)
+def choose(kind, values):
+    """The settings of a kind among values by name; what is missing is as its default is."""
     return kind(**{each.name: values[each.name] for each in fields(kind) if each.name in values})
 
 
 def prepare(options):
-    """What was typed as commands that are ready to run, in their order.
-
-    Whatever can be known before the first of them starts is found, completed and checked here.
-    """
+    """The commands, in their order, with all that they need: found, completed and checked."""
     jobs, folder, typed = [], options.data_dir, options.typed
-    run = choose(RunSettings, typed)
-    specification = shape = training = dataset = network = None
+    run, dataset, network = choose(RunSettings, typed), None, None
     if options.simulate:
-        saved = {}
-        if options.settings:
-            file = saved_specification(load_json(options.settings), options.settings)
-            saved = vars(file.settings) | {"n_reps": file.n_reps}
-        settings = choose(SimulationSettings, typed, saved)
+        saved = load_specification(options.settings)[0].as_saved() if options.settings else {}
+        settings = choose(SimulationSettings, saved | typed)
         check_simulation(settings)
         shape = sfs_shape(settings.sample_size)
-        specification = DatasetSpecification(settings, choose(RunSettings, typed, saved).n_reps)
+        specification = DatasetSpecification(settings, choose(RunSettings, saved | typed).n_reps)
         jobs.append(functools.partial(simulate, folder, specification, run))
     elif options.train:
         dataset = load_dataset(folder)
         specification, shape = dataset.specification, dataset.sfs.shape[1:3]
+    if (options.test or options.predict) and not options.train:
+        network = load_network(folder / MODEL)
+        specification, shape = network.specification, network.model.input_shape[1:3]
 
+    # Now specification and shape are those of the network to train, or else to test and to ask.
+    known = specification.as_saved() if specification else {"sample_size": individuals(shape)}
+    training = network.settings if network else choose(TrainingSettings, known | typed)
+    check_useless(options, known, network)
     if options.train:
         n_reps = min(np.bincount(dataset.labels, minlength=2)) if dataset else specification.n_reps
         if n_reps < MIN_REPS:
             raise UsageError(f"--n_reps {n_reps}: learning takes at least {MIN_REPS} of each model")
-        seed = {"seed": specification.settings.seed} if specification else {}
-        training = choose(TrainingSettings, typed, seed)
         runs = load_table(folder / "experiments.csv", RUN_NUMBERS)
         jobs.append(functools.partial(train, folder, training, runs, dataset))
-    elif options.test or options.predict:
-        network = load_network(folder / MODEL)
-        specification, training = network.specification, network.settings
-        simulated, shape = shape, network.model.input_shape[1:3]
-        if simulated and simulated != shape:
-            own, theirs = (format_setting(individuals(each)) for each in (simulated, shape))
-            raise UsageError(f"--sample_size {own}: the model was trained with {theirs}")
-
-    # Now specification, shape and training are those of the network to test and to ask.
-    known = vars(specification.settings) if specification else {"sample_size": individuals(shape)}
-    check_useless(options, known, *(vars(each) for each in (specification, training) if each))
-
     if options.test:
-        settings = choose(SimulationSettings, typed, known)
+        settings = choose(SimulationSettings, known | typed)
         check_simulation(settings)
         tested = DatasetSpecification(settings, run.n_test_reps)
         # A test under other settings must not replace the honest one.
@@ -1930,26 +1876,25 @@ def prepare(options):
         tests = load_table(folder / f"{name}_log.csv", ("n_test", "accuracy"))
         jobs.append(functools.partial(test, folder, name, tested, tests, run, network))
     if options.predict:
-        observed, bootstrap = (
-            {path: read_observed(path) for path in paths}
-            for paths in (options.predict, options.bootstrap)
-        )
-        for path, spectrum in (observed | bootstrap).items():
-            check_fits(path, spectrum, shape, training.folded)
+        files = options.predict, options.bootstrap
+        spectra = [{path: read_observed(path) for path in paths} for paths in files]
+        for path, observed in (spectra[0] | spectra[1]).items():
+            check_fits(path, observed, shape, training.folded)
         rows = load_table(folder / "predictions.csv", ("gene_flow",))
-        jobs.append(functools.partial(predict, folder, observed, bootstrap, rows, network))
+        jobs.append(functools.partial(predict, folder, *spectra, rows, network))
     return jobs
 
 
-def check_useless(options, *settled):
+def check_useless(options, settled, network):
     """Refuse options that no command has a use for, unless they agree with what is settled."""
-    commands, settled = options.commands, ChainMap(*settled)
+    commands = options.commands
     useful = set().union(*(USES[command] for command in commands))
-    for name in sorted(options.typed.keys() - useful):
-        typed = options.typed[name]
-        if name not in settled:
+    if network:  # whatever is simulated, it takes spectra of its own size
+        settled, useful = settled | vars(network.settings), useful - {"sample_size"}
+    for name, typed in options.typed.items():
+        if name not in useful | settled.keys():
             raise UsageError(f"--{name} has no use in --{' --'.join(commands)}")
-        if typed != settled[name]:
+        if name not in useful and typed != settled[name]:
             made = "the data were simulated" if "train" in commands else "the model was trained"
             typed, saved = format_setting(typed), format_setting(settled[name])
             raise UsageError(f"--{name} {typed}: {made} with {saved}")
@@ -2034,7 +1979,9 @@ def format_setting(value):
     """A setting's value as one would type it."""
     if isinstance(value, bool):
         return "on" if value else "off"
-    return " ".join(x if isinstance(x, str) else f"{x:.10g}" for x in words_of(value))
+    words = words_of(value)
+    words = words if isinstance(words, list) else [words]
+    return " ".join(word if isinstance(word, str) else f"{word:.10g}" for word in words)
 
 
 def format_proportion(proportion, n):
@@ -2165,7 +2112,7 @@ def leaps(training):
 
 def row_of_run(network, history, seconds):
     """The row of `experiments.csv` that tells of one training."""
-    row = as_saved(network.settings) | {
+    row = vars(network.settings) | {
         "weights": network.model.count_params(),
         "validation_accuracy": f"{history['val_accuracy'][-1]:.4f}",
         "validation_loss": f"{history['val_loss'][-1]:.5f}",
@@ -2182,7 +2129,7 @@ def row_of_run(network, history, seconds):
 
 def format_run(run):
     """The settings of a row of `experiments.csv` that are not the defaults, as typed."""
-    defaults = {name: str(value) for name, value in as_saved(TrainingSettings()).items()}
+    defaults = {name: str(value) for name, value in vars(TrainingSettings()).items()}
     defaults["seed"] = run.get("data_seed") or defaults["seed"]
     words = [f"--{name} {run.get(name)}" for name in defaults if run.get(name) != defaults[name]]
     return printable(" ".join(words)).replace("--folded True", "--folded") or "the defaults"
@@ -2206,7 +2153,7 @@ def print_test_settings(tested, trained):
     """Under which settings a test is made, where these are not those of the training."""
     if trained is None:
         print_wrapped("How the model's spectra were made is not known: tested under these options.")
-    for name in as_saved(trained.settings) if trained else ():
+    for name in vars(trained.settings) if trained else ():
         own, known = (format_setting(getattr(x.settings, name)) for x in (tested, trained))
         if own != known and name != "seed":
             print_wrapped(f"Testing under --{name} {own}; the model was trained under {known}.")
@@ -2248,7 +2195,7 @@ def row_of_prediction(prediction, network):
         "p_after_inference": f"{prediction.p_after:.4f}",
         "spectrum": fingerprint(prediction.observed.counts.tobytes()),
         "model": network.fingerprint,
-        "training": fingerprint(as_saved(replace(network.settings, seed=0))),
+        "training": fingerprint(vars(replace(network.settings, seed=0))),
         "simulations": network.simulations,
     }
     for name, ranks in prediction.percentiles.items():
@@ -2354,13 +2301,16 @@ def print_bootstrap(resampled):
 def print_assumptions(table, fits):
     """What the answers take for granted, and what this design can say at best."""
     by_chance, validation = max(fit.false_alarms for fit in fits), parts(table)[1]
+    # A new value is the lowest or the highest of a summary.
+    outside = min(1, len(table["summaries"].dtype.names) * 2 / (len(table) + 1))
     best = np.quantile(validation["probabilities"][validation["labels"] == 0, 0], 0.95)
     hence = "" if best > 1 - MAX_ERROR else ": hardly any spectrum could get that verdict"
     print()
     print_wrapped(f"""These estimate posterior probabilities if both models, with the priors that
         were simulated, are equally probable beforehand, and nothing else is. Of the models' own
-        spectra {by_chance:.1%} are taken for neither's, as many get a warning about singletons.
-        95% of true divergence is given less than {best:.3f} for divergence{hence}.""")
+        spectra {by_chance:.1%} are taken for neither's, as many get a warning about singletons, and
+        at most {outside:.1%} are out of range.""")
+    print_wrapped(f"95% of true divergence is given less than {best:.3f} for divergence{hence}.")
 
 
 # ========================================= 17. Pictures =========================================
@@ -2630,7 +2580,7 @@ def main(argv=None):
                 job()
     except UserError as error:
         print_error(f"runml: error: {error}")
-        return error.status
+        return 2 if isinstance(error, UsageError) else 1
     except BrokenPipeError:  # whoever read the output has left
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # nor shall Python try to write at its end
         return 1

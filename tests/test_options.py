@@ -70,7 +70,7 @@ def test_limits(capsys, tmp_path, name):
     for word in (below, above, *NO_NUMBERS, *["5.5"] * is_whole):
         error = refusal(capsys, tmp_path, "--simulate", "--train", "--test", f"--{name}", word)
         assert f"--{name}: {word}" in error or word.strip() == ""
-        assert ("must lie in" in error) == (word in (below, above) or word.endswith("inf"))
+        assert " number in [" in error
         assert not (word in (below, above) and float(word) in (float(low), float(high)))
 
 
@@ -179,7 +179,6 @@ def test_commands_run_in_their_order_whatever_was_typed_first(capsys, own, asked
         ("--simulate --train --predict nowhere.npy", 1, "nowhere.npy"),
         ("--simulate --train --predict other.npy", 1, "other.npy"),
         ("--simulate --settings nowhere.json", 1, "nowhere.json"),
-        ("--simulate --train --data_dir=", 2, "--data_dir"),
         ("--data_dir", 2, "--data_dir"),
         ("--simulate --data_dir own.npy", 1, "own.npy"),
     ],
@@ -222,7 +221,7 @@ def test_a_training_has_the_seed_of_the_data_and_a_test_the_settings_of_the_mode
     for path in copy.glob("simulated_*"):
         path.unlink()
     assert run(capsys, "--test", "--n_loci", 3, "--data_dir", copy)[0] == 0
-    found = asked["test"][1]
+    found = asked["test"][2]
     assert (found.n_reps, found.settings.seed, found.settings.n_loci) == (1000, 1234, 3)
     assert found.settings.sequence_length == 20_000
 
