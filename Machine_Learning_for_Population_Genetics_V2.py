@@ -1749,7 +1749,7 @@ def convert(setting, words):
             low, high = number(float, low), number(float, high)
             if low > high or (log and not low):
                 raise ValueError(f"{wrong}: the low end first, above 0 if log-uniform")
-            return Prior(low, high, *log)
+            return Prior(low, high, *log) if low < high else Prior(low, low)
     takes = {Prior: "X, or LOW HIGH, or LOW HIGH log", PerSpecies: "one number, or two"}
     raise ValueError(f"{wrong}: takes {takes.get(kind, 'one value')}")
 
