@@ -323,9 +323,8 @@ ROWS_PER_BLOCK = 25  # about a third of a second: more would unbalance, fewer co
 def simulate_dataset(specification, stream, folder, name, run):
     """Simulate a dataset into a folder, or go on with the blocks that an earlier try left there.
 
-    Each block is a file as soon as it is done, so memory does not grow with the dataset. `stream`
-    is `TRAINING_SET` or `TEST_SET`; `run` says where it is done, and the result is the same
-    anywhere.
+    Each block is a file as soon as it is done, so memory does not grow. `stream` is `TRAINING_SET`
+    or `TEST_SET`; `run` says where it is done, and the result is the same anywhere.
     """
     from tqdm import tqdm
 
@@ -339,6 +338,7 @@ def simulate_dataset(specification, stream, folder, name, run):
     if n_done:
         print(f"Going on after the {n_done:,} spectra that an interrupted run left.")
     tasks = [(specification.settings, stream, rows) for rows in todo.values()]
+    tqdm.monitor_interval = 0  # no thread of its own, which could take the signals that wait
     style = {"initial": n_done, "unit": " SFS", "file": sys.stdout, "mininterval": 1}
     with tqdm(total=n_rows, **style) as bar:
         for path, block in zip(todo, in_parallel(simulate_block, tasks, run), strict=True):
@@ -1914,8 +1914,7 @@ def check_simulation(settings):
     if snps > 1e8 or most > 3e8:  # ten standard errors below what NumPy can draw from
         raise UsageError(f"{scale}: together up to {most:.0e} SNPs are too many")
     if per_site > MAX_MUTATIONS_PER_SITE:
-        hidden = f"more than {MAX_MUTATIONS_PER_SITE} hide each other"
-        raise UsageError(f"--mutation_rate: {per_site:.1f} mutations a site; {hidden}")
+        raise UsageError(f"--mutation_rate: {per_site:.1f} mutations a site hide each other")
 
 
 def expected_snps(settings, quantile=0.5):
@@ -1923,8 +1922,7 @@ def expected_snps(settings, quantile=0.5):
     at = parameters_at(settings, 0, quantile)
     n_lineages = np.arange(1, 2 * max(settings.sample_size.a, settings.sample_size.b))
     within = 4 * at["size_a"] * ((1 / n_lineages).sum() - 0.5)
-    # On two genealogies within species, and from there back.
-    length = 2 * (at["divergence_time"] + within)
+    length = 2 * (at["divergence_time"] + within)  # of two genealogies, and from there back
     return at["mutation_rate"] * settings.n_sites * length
 
 
@@ -2031,10 +2029,8 @@ def start_keras():
     finally:
         os.dup2(screen, 2)
     tf.config.experimental.enable_op_determinism()
-    # Whatever a user's keras.json says.
-    keras.config.set_floatx("float32")
+    keras.config.set_floatx("float32")  # whatever a user's keras.json says
     keras.config.set_image_data_format("channels_last")
-    keras.config.set_epsilon(1e-7)
     return keras
 
 
@@ -2343,6 +2339,10 @@ def draw_models(figure, settings):
     import demesdraw
 
     figure.set_size_inches(12, 5.5)
+    change = settings.size_change_prior
+    if change.low < 1 < change.high:  # whose median may be no change
+        settings = replace(settings, size_change_prior=Prior(change.low, change.low))
+        figure.suptitle(f"changes of size to {change.low:g} times, the low end of their prior")
     colours = {"A": "#0072b2", "B": "#56b4e9", "ancestor": "#999999"}
     for label, axes in enumerate(figure.subplots(1, 2)):
         parameters = parameters_at(settings, label, 0.5)
@@ -2410,8 +2410,9 @@ def draw_history(figure, runs):
             for part, line in (("training", {"ls": "--"}), ("validation", {"label": label})):
                 curve = distinct[words].get(f"{part}_{measure}_by_epoch", "").split()
                 axes.plot(range(1, len(curve) + 1), np.array(curve, float), **line, **style)
-            if rank == 1:  # limits are of this run and the best: one that leaps would squash them
-                axes.set_ylim(axes.get_ylim())
+            if rank <= len(others) / 2:  # how bad it may get: one that leaps would squash the rest
+                worst = axes.get_ylim()[measure == "loss"]
+        axes.set(ylim=(None, worst) if measure == "loss" else (worst, None))
         axes.locator_params(axis="x", integer=True, min_n_ticks=1)
     lines = figure.axes[0].get_legend_handles_labels()
     figure.legend(*lines, loc="outside lower center", ncols=3, title="validation; training dashed")
@@ -2432,7 +2433,8 @@ def draw_test(figure, name, results, probabilities, dataset, network):
     confusion = ConfusionMatrixDisplay(np.array(results["confusion_matrix"]), display_labels=MODELS)
     confusion.plot(ax=matrix, cmap="cividis", colorbar=False, values_format=",d")
     matrix.set(title="confusion matrix", xlabel="model predicted", ylabel="true model")
-    RocCurveDisplay.from_predictions(labels, gene_flow, ax=roc, plot_chance_level=True)
+    style = {"name": "network", "plot_chance_level": True}
+    RocCurveDisplay.from_predictions(labels, gene_flow, ax=roc, **style)
     roc.set(title="ROC curve", xlabel="false positives", ylabel="power")
     calibration.plot([0, 1], [0, 1], ":", color="0.5", label="calibrated")
     draw_binned(calibration, gene_flow, labels, "network", color="black")
