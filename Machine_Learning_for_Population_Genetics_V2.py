@@ -41,7 +41,7 @@ if STANDALONE:
     os.environ["OMP_NUM_THREADS"] = "1"  # for matrices as small as ours, more threads take longer
     missing = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
     if sys.version_info < (3, 11) or missing:
-        here = "%s is Python %d.%d, " % (sys.executable, *sys.version_info[:2])  # noqa: UP031
+        here = f"{sys.executable} is Python {sys.version_info[0]}.{sys.version_info[1]}, "
         here += "without " + ", ".join(missing) if missing else "which is too old"
         advice = "start the script as README.md says, by .venv/bin/python or the alias runml."
         sys.exit("runml: error: " + here + ": " + advice)
@@ -148,7 +148,7 @@ class TrainingSettings:
     """The hyperparameters: the network and how it learns, which the class experiments with."""
 
     layers: int = option(2, "fully connected layers, each half as wide as the one before", 1, 6)
-    dropout: float = option(0.2, "proportion of the last one's units silenced", 0, 1, exclude=1)
+    dropout: float = option(0.2, "proportion of the last hidden layer silenced", 0, 1, exclude=1)
     epochs: int = option(10, "passes through the training spectra", 1, 100_000)
     learning_rate: float = option(1e-5, "about the largest step of a weight", 0, 10, exclude=0)
     batch_size: int = option(64, "spectra in a mini-batch, for one step", 1, 100_000)
@@ -217,7 +217,7 @@ def draw_parameters(settings, label, rng):
         drawn[f"size_change_time_{name}"] = when * drawn["divergence_time"]
     drawn["mutation_rate"] = settings.mutation_rate.draw(rng)
     drawn["recombination_rate"] = settings.recombination_rate.draw(rng)
-    return np.array(tuple(drawn[name] for name in PARAMETERS.names), PARAMETERS)[()]
+    return np.void(tuple(drawn[name] for name in PARAMETERS.names), PARAMETERS)
 
 
 def demographic_model(parameters):
@@ -256,10 +256,9 @@ def simulate_sfs(settings, parameters, rng):
 
     msprime gives the genealogies along the sequence. On each branch, mutations are Poisson, with a
     mean of mutation rate x length of the branch x span of sequence (Hudson 1990). So the mutations
-    in a cell of the SFS are Poisson too, with the mutation rate x the area of all branches that
-    have as many descendants in A and in B (Ralph, Thornton and Kelleher 2020). To draw that number
-    takes a twentieth of the time of placing mutations one by one. Then some of them recur at a
-    site.
+    in a cell of the SFS are Poisson too; their mean is the mutation rate x the area of all branches
+    with as many descendants in A and in B (Ralph, Thornton and Kelleher 2020). To draw them takes a
+    twentieth of the time of placing each. Last, some fall on one site: `add_recurrent_mutations`.
 
     Returns
     -------
@@ -317,7 +316,7 @@ def simulate_block(settings, stream, rows):
     }
 
 
-ROWS_PER_BLOCK = 25  # about a third of a second: more would unbalance, fewer cost a cluster time
+ROWS_PER_BLOCK = 25  # under a second: with more, workers wait at the end; fewer cost a cluster time
 
 
 def simulate_dataset(specification, stream, folder, name, run):
@@ -338,7 +337,7 @@ def simulate_dataset(specification, stream, folder, name, run):
     if n_done:
         print(f"Going on after the {n_done:,} spectra that an interrupted run left.")
     tasks = [(specification.settings, stream, rows) for rows in todo.values()]
-    tqdm.monitor_interval = 0  # no thread of its own, which could take the signals that wait
+    tqdm.monitor_interval = 0  # no thread: it would get signals that are blocked for a moment
     style = {"initial": n_done, "unit": " SFS", "file": sys.stdout, "mininterval": 1}
     with tqdm(total=n_rows, **style) as bar:
         for path, block in zip(todo, in_parallel(simulate_block, tasks, run), strict=True):
@@ -494,12 +493,12 @@ def split_rows(labels, seed):
     return [np.sort(rows) for rows in train_test_split(np.arange(len(labels)), **share)]
 
 
-def augment(inputs, labels):
+def augment(inputs, labels, shape):
     """Data augmentation: where nothing tells A from B, a spectrum with its axes swapped is as good.
 
-    One prior serves both species; it remains that their samples are equal too, and so the bins.
+    One prior serves both species; it remains that their samples, by `shape`, are equal too.
     """
-    if inputs.shape[1] != inputs.shape[2]:
+    if shape[0] != shape[1]:
         return inputs, labels
     return np.concatenate([inputs, inputs.swapaxes(1, 2)]), np.concatenate([labels, labels])
 
@@ -527,7 +526,7 @@ def train_network(model, inputs, labels, split, settings, log_path=None):
     """
     keras = start_keras()
     training, validation = split
-    augmented = augment(inputs[training], labels[training])
+    augmented = augment(inputs[training], labels[training], model.input_shape[1:3])
     n_steps = math.ceil(len(augmented[0]) / settings.batch_size)
     swapped = " and as many with A and B swapped" if len(augmented[0]) > len(training) else ""
     print(f"Training on {len(training):,} spectra{swapped}, validating on {len(validation):,}.")
@@ -580,7 +579,7 @@ def evaluate(probabilities, labels):
     from sklearn import metrics
 
     predicted, told = probabilities.argmax(axis=1), probabilities.min(axis=1) < MAX_ERROR
-    # Rows that come from float32 sum to 1 not exactly enough.
+    # In float32, rows sum to 1 not exactly enough.
     probabilities = probabilities / probabilities.sum(axis=1, keepdims=True)
     n_right = int((predicted == labels).sum())
     return {
@@ -599,7 +598,7 @@ def evaluate(probabilities, labels):
 # ======================================= 9. The commands =======================================
 #
 # Each gets what `prepare` has found and checked before the first of them began; what an earlier one
-# makes is read from the folder.
+# makes is read from the folder. The fourth, `predict`, stands with the observed spectra (12).
 
 
 def simulate(folder, specification, run):
@@ -641,7 +640,7 @@ def train(folder, settings, runs, dataset=None):
         save_table(staging / "experiments.csv", runs)
     accuracy, loss = history["val_accuracy"][-1], history["val_loss"][-1]
     print(f"Validation accuracy {accuracy:.4f}, loss {loss:.4f}.")
-    regression_learns = functools.partial(has_regression_learned, table)
+    regression_learns = functools.partial(has_regression_learned, network)
     print_wrapped(describe_curves(history["loss"], history["val_loss"], regression_learns))
     print(f"Model saved in {folder / MODEL} after {seconds:.0f} s.")
 
@@ -651,11 +650,11 @@ def train(folder, settings, runs, dataset=None):
     print("Next: runml --train with other settings or, when you have chosen, runml --test")
 
 
-def test(folder, name, specification, tests, run, network=None):
+def test(folder, name, specification, log, run, network=None):
     """`runml --test`: from the network and a test set of its own to how often it is right."""
     network = network or load_network(folder / MODEL)
     print_test_settings(specification, network.specification)
-    met_before = {row["model"] for row in tests if row["test_set"] == specification.test_set}
+    met_before = {row["model"] for row in log if row["test_set"] == specification.test_set}
     kind = "known" if met_before else "fresh"
     print(f"Simulating {specification.n_reps:,} {kind} replicates of each model.")
     with new_files(folder, name) as staging:
@@ -671,7 +670,9 @@ def test(folder, name, specification, tests, run, network=None):
         }
         (staging / f"{name}_results.json").write_text(json.dumps(results, indent=2) + "\n")
         row = {column: results[column] for column in TEST_COLUMNS}
-        save_table(staging / f"{name}_log.csv", [*tests, row])
+        save_table(staging / f"{name}_log.csv", [*log, row])
+        some = np.array(dataset.sfs[:N_ATTRIBUTED])  # Windows moves no file that is mapped
+        dataset = replace(dataset, sfs=some)
     print_test(results, len(met_before | {network.fingerprint}))
     report = folder / f"{name}_report.png"
     save_picture(report, draw_test, name, results, probabilities, dataset, network)
@@ -691,15 +692,16 @@ MAX_MUTATIONS_PER_SITE = 0.5  # beyond, recurrent mutation would have to be simu
 def add_recurrent_mutations(mutations, n_sites, rng):
     """Let some mutations fall on sites that have mutated before (finite sites).
 
-    `mutations` are counted by their carriers in A and in B, as if each were alone at its site; so
-    are the derived alleles that are returned, several at a site each, as tskit does.
+    `mutations` counts them by their carriers in A and in B, as if each were alone at its site; what
+    is returned counts derived alleles likewise, of which a site may have several, as in tskit.
 
     With k mutations a site, k - 1 + exp(-k) of them meet an earlier one. Which two meet is drawn
-    from the spectrum; one time in three they make the same nucleotide (Jukes and Cantor 1969).
-    Apart, on different branches, are those whose carriers fit into the sample together: of the same
-    nucleotide, they become one allele (homoplasy). Of the others, one with no more carriers in
-    either species arose within these: they lose the older allele for it or, of the same nucleotide,
-    mutate back. The rest stay as they are or, of the same nucleotide, lose the rarer.
+    from the spectrum; one time in three they make the same nucleotide (Jukes and Cantor 1969). Two
+    are apart, on different branches, if both sets of carriers fit into the sample: of the same
+    nucleotide, they become one allele (homoplasy). If not, and one has no more carriers in either
+    species, it arose within the other's carriers: its own lose the older allele for the younger or,
+    of the same nucleotide, mutate back. The rest stay as they are or, of the same nucleotide, lose
+    the rarer.
 
     Beside `msprime.sim_mutations`, at 0.18 mutations a site (the lesson's mean), this makes 1% more
     SNPs and up to 2% more shared polymorphisms; at 0.5 4% and 6% more, at 1 9% and 12% more.
@@ -733,7 +735,7 @@ def wilson_interval(n_right, n):
 
 
 def parameters_at(settings, label, quantile):
-    """The parameters of a pair that lies at a quantile of every prior; 0.5 is the median."""
+    """Parameters at a quantile of every prior (0.5: the median): drawn by a fixed "chance"."""
     rng = SimpleNamespace(uniform=lambda low, high: low + quantile * (high - low))
     return draw_parameters(settings, label, rng)
 
@@ -754,11 +756,11 @@ def power_by_migration(dataset, probabilities, n_bins=5):
     return bins
 
 
-# What one would look at without a network: its unit, its format, and what it depends on.
 SCALE = "--mutation_rate, --sequence_length, --n_loci and missing genotypes"
 DIVERSITY = f"--ne_prior, {SCALE}"
 HISTORY = "--tdiv_prior, --ne_prior, --migration_prior and when gene flow took place"
 ANCESTRY = "which alleles are ancestral (if that is not known, --train --folded)"
+# What one would look at without a network: its unit, its format, and what it depends on.
 SUMMARIES = {
     "SNPs": ("", ",.0f", f"--tdiv_prior, {DIVERSITY}"),
     "pi in A": (", per bp", ".3g", DIVERSITY),
@@ -776,7 +778,7 @@ SUMMARIES = {
 
 def summary_dtype(folded):
     """The type of the records of `summarise`: of folded spectra, nothing that takes ancestry."""
-    names = [name for name, (*_, look) in SUMMARIES.items() if not (folded and look == ANCESTRY)]
+    names = [name for name, (*_, cause) in SUMMARIES.items() if not (folded and cause == ANCESTRY)]
     return np.dtype([(name, float) for name in names])
 
 
@@ -821,12 +823,13 @@ def flat(inputs):
     return inputs.reshape(len(inputs), -1)
 
 
-def fit_logistic_regression(table):
+def fit_logistic_regression(network):
     """A logistic regression on the network's input; validation chooses the penalty's strength."""
     from sklearn import linear_model, metrics
 
-    training, validation = parts(table)
-    inputs, labels = augment(training["inputs"], training["labels"])
+    training, validation = parts(network.table)
+    shape = network.model.input_shape[1:3]
+    inputs, labels = augment(training["inputs"], training["labels"], shape)
     losses = {}
     for c in (0.001, 0.01, 0.1):
         fit = linear_model.LogisticRegression(C=c, solver="newton-cg").fit(flat(inputs), labels)
@@ -845,7 +848,7 @@ def baseline_accuracies(network, dataset):
         known, new = (each[name][:, np.newaxis] for each in (training["summaries"], summaries))
         tree = DecisionTreeClassifier(max_depth=1).fit(known, training["labels"])
         accuracies[f"threshold on {name}"] = tree.score(new, dataset.labels)
-    regression = fit_logistic_regression(network.table)
+    regression = fit_logistic_regression(network)
     inputs = flat(network_inputs(dataset.sfs, folded))
     return accuracies | {"logistic regression": regression.score(inputs, dataset.labels)}
 
@@ -917,8 +920,9 @@ class ModelFit:
         n_components = min(N_COMPONENTS, 1 + n // 20, inputs.shape[1] // 3)
         self.components = decomposition.PCA(n_components, random_state=0).fit(inputs)
         self.scaler = preprocessing.StandardScaler()
-        own, self.rarities = self.scaler.fit_transform(self.features(table)), np.empty(n)
+        own = self.scaler.fit_transform(self.features(table))
         self.density = GaussianMixture(min(N_MIXTURE, 1 + n // 200), reg_covar=0.1, random_state=0)
+        self.rarities = np.empty(n)
         for most, rest in model_selection.KFold(5, shuffle=True, random_state=0).split(own):
             self.rarities[rest] = -self.density.fit(own[most]).score_samples(own[rest])
         self.density.fit(own)
@@ -944,7 +948,7 @@ class ModelFit:
     def p_value(self, spectra):
         """The proportion of the simulations that are as far out as each spectrum, shape (N,)."""
         scaled = self.scaler.transform(self.features(spectra))
-        return p_values(-self.density.score_samples(scaled), self.rarities)
+        return proportion_beyond(-self.density.score_samples(scaled), self.rarities)
 
     def nearest(self, spectra):
         """Places of spectra among the simulations, and the rows of the nearest (rejection ABC)."""
@@ -987,7 +991,7 @@ def singletons(inputs):
     return np.column_stack([own[:, 0] / np.maximum(own.sum(axis=1), 1) for own in of_each])
 
 
-def p_values(values, simulated):
+def proportion_beyond(values, simulated):
     """The proportion of a model's spectra expected to be as extreme as values, shape (N,)."""
     return (1 + (simulated >= values[:, np.newaxis]).sum(axis=1)) / (1 + len(simulated))
 
@@ -999,9 +1003,10 @@ def has_learned(table, probabilities):
     return losses.mean() + 2 * losses.std() / math.sqrt(len(losses)) < CHANCE_LOSS
 
 
-def has_regression_learned(table):
-    """The same of a logistic regression on the network's input."""
-    return has_learned(table, fit_logistic_regression(table).predict_proba(flat(table["inputs"])))
+def has_regression_learned(network):
+    """The same of a logistic regression on a network's input."""
+    given = fit_logistic_regression(network).predict_proba(flat(network.table["inputs"]))
+    return has_learned(network.table, given)
 
 
 # ===================================== 12. Observed spectra =====================================
@@ -1038,13 +1043,16 @@ def of_diploids(shape):
 def read_observed(path):
     """Read an observed joint SFS, of whichever of the `SPECTRUM_KINDS` the file is."""
     with naming_file(path, "joint SFS"):
-        data = read_all(path.open("rb"), MAX_SPECTRUM_BYTES)
+        with path.open("rb") as file:
+            data = file.read(MAX_SPECTRUM_BYTES + 1)
         if data.startswith(b"\x1f\x8b"):
-            data = read_all(gzip.GzipFile(fileobj=io.BytesIO(data)), MAX_SPECTRUM_BYTES)
+            data = gzip.GzipFile(fileobj=io.BytesIO(data)).read(MAX_SPECTRUM_BYTES + 1)
         beginning = data[:1000].removeprefix(b"\xef\xbb\xbf")
         read = next(read for pattern, read in SPECTRUM_KINDS if re.match(pattern, beginning))
         if isinstance(read, str):
             raise ValueError(read)
+        if not 0 < len(data) <= MAX_SPECTRUM_BYTES:
+            raise ValueError("it is empty, or larger than any")
         observed = read(data, path.name)
         check_counts(observed.counts)
     return observed
@@ -1152,12 +1160,12 @@ def read_fastsimcoal(data, name):
     return Observed(counts, folded)
 
 
-# What a file is, by how it begins, and what reads it, or else why it cannot be read.
 REALSFS_ADVICE = (
     "it looks like realSFS's: keep one line of numbers, one spectrum, and write a line above it, "
     "(n_A + 1) (n_B + 1) unfolded, as 21 21 unfolded of 20 + 20 chromosomes"
 )
 FROM_VCF = "of which data/own_species/vcf_to_spectrum.py makes a spectrum"
+# What a file is, by how it begins, and what reads its bytes (and name), or else why nothing can.
 SPECTRUM_KINDS = (
     (rb"\x93NUMPY", read_numpy),
     (rb"PK", "an .npz or another zip archive: save its array with numpy.save"),
@@ -1206,7 +1214,7 @@ class Prediction:
         fit = self.fit = fits[self.favoured]
         _, (nearest,) = fit.nearest(spectrum)
         self.nearest = fit.table[nearest]
-        self.p_after = p_values(fit.misfit(spectrum), fit.misfits)[0]
+        self.p_after = proportion_beyond(fit.misfit(spectrum), fit.misfits)[0]
         residual = fit.deviations(spectrum, flat, MIN_DEVIATION)
         self.residual = residual.reshape(self.inputs.shape[1:3])  # in standard deviations
         self.verdict = self.verdict_at(self.probabilities)
@@ -1248,7 +1256,7 @@ def predict(folder, spectra, bootstrap, rows, network=None):
     print(f"Saved in {folder / 'predictions.csv'}.")
     are_alike = len({each.path.stem for each in shown}) < len(shown)
     for number, each in enumerate(shown, start=1):
-        name = f"{number}_" * are_alike + each.path.stem
+        name = f"{number}_{each.path.stem}" if are_alike else each.path.stem
         save_picture(folder / f"prediction_{name}.png", draw_prediction, each, network)
 
 
@@ -1311,15 +1319,6 @@ def finish_moves(folder):
         complete.rmdir()
 
 
-def read_all(file, most):
-    """The bytes of an open file, which is closed; a `ValueError` if they are none or too many."""
-    with file:
-        data = file.read(most + 1)
-    if not 0 < len(data) <= most:
-        raise ValueError("it is empty, or larger than any")
-    return data
-
-
 @contextlib.contextmanager
 def naming_file(path, what, remedy=""):
     """Whatever goes wrong in the block is told as a `UserError` that names a file."""
@@ -1369,19 +1368,17 @@ def save_table(path, rows):
 
 
 def words_of(value):
-    """A setting's value as JSON holds it: a list of the words that one would type, or the only."""
-    match value:
-        case PerSpecies(a, b):
-            return [a, b]
-        case Prior(low, high, "log"):
-            return [low, high, "log"]
-        case Prior(low, high):
-            return [low, high] if low < high else low
+    """A setting's value as JSON holds it: the word that one would type, or a list of several."""
+    if isinstance(value, PerSpecies):
+        return [value.a, value.b]
+    if isinstance(value, Prior):
+        ends = [value.low, value.high] if value.low < value.high else value.low
+        return [*ends, "log"] if value.scale == "log" else ends
     return value
 
 
 def simulation_versions():
-    """The versions on which the bytes of a dataset depend, or that tasks can travel between."""
+    """The versions on which a dataset's bytes depend, and which Dask's workers must share."""
     packages = {package: version(package) for package in ("msprime", "tskit", "numpy")}
     return packages | {"Python": platform.python_version().rpartition(".")[0]}
 
@@ -1430,17 +1427,17 @@ class Dataset:
     specification: DatasetSpecification | None  # None without a settings file
 
     def first(self):
-        """Its first rows, as many as fit into memory for tables and pictures."""
+        """Its first rows, in memory: as many as tables and pictures need."""
         rows = slice(max(2, 5 * CELLS_AT_ONCE // self.sfs[0].size))
         sfs = np.array(self.sfs[rows])
         return replace(self, sfs=sfs, labels=self.labels[rows], parameters=self.parameters[rows])
 
 
-CELLS_AT_ONCE = 2_000_000  # of spectra in memory, where no more are needed
+CELLS_AT_ONCE = 2_000_000  # of spectra that are in memory at a time
 
 
 def pieces(sfs):
-    """Spectra, as many at a time as should be in memory where no more are needed."""
+    """Spectra in pieces of about `CELLS_AT_ONCE`."""
     step = max(1, CELLS_AT_ONCE // math.prod(sfs.shape[1:]))
     for first in range(0, len(sfs), step):
         yield sfs[first : first + step]
@@ -1566,8 +1563,8 @@ def save_network(path, network):
                 np.lib.format.write_array(member, array, allow_pickle=False)
 
 
-def read_array(archive, name, dtype, *shape):
-    """A member's array, if it is of this type and shape, by default of any length."""
+def read_member(archive, name, dtype, *shape):
+    """A member's array, if it is of this type and shape, by default of one axis of any length."""
     member = archive.getinfo(f"{OWN_MEMBERS}{name}.npy")
     if member.compress_type != zipfile.ZIP_STORED:  # it could unpack to more than the file holds
         raise ValueError(f"{name} is compressed")
@@ -1582,18 +1579,19 @@ def read_array(archive, name, dtype, *shape):
 def load_network(path):
     """A saved network: built from its notes, its weights and table read as plain arrays."""
     with naming_file(path, "model of this script", ": run runml --train first"):
-        data = read_all(path.open("rb"), MAX_MODEL)
-        with zipfile.ZipFile(io.BytesIO(data)) as archive:
-            notes = json.loads(read_array(archive, "notes", np.dtype(np.uint8)).tobytes())
+        if path.stat().st_size > MAX_MODEL:
+            raise ValueError("it is larger than any")
+        with zipfile.ZipFile(path) as archive:
+            notes = json.loads(read_member(archive, "notes", np.dtype(np.uint8)).tobytes())
             settings = choose(TrainingSettings, converted(notes["training"]))
             specification = notes["simulations"] and saved_specification(notes["simulations"])
             model = build_network(sfs_shape(converted(notes)["sample_size"]), settings)
             weights = [
-                read_array(archive, f"weights_{number}", own.dtype, *own.shape)
+                read_member(archive, f"weights_{number}", own.dtype, *own.shape)
                 for number, own in enumerate(model.get_weights())
             ]
             dtype = reference_dtype(learning_part(model).input_shape[1:], settings.folded)
-            table = read_array(archive, "reference_table", dtype)
+            table = read_member(archive, "reference_table", dtype)
         if not all(np.bincount(part["labels"], minlength=2).min() > 0 for part in parts(table)):
             raise ValueError("its reference table lacks a model")
         numbers = [*weights, table["inputs"], table["probabilities"], table["summaries"].tolist()]
@@ -1611,7 +1609,7 @@ SECONDS_BETWEEN_LOOKS = 15  # at whether a cluster still has workers
 
 def in_parallel(function, tasks, run):
     """What a function returns for each task, a tuple of its arguments, in their order."""
-    from joblib import cpu_count  # of which this process may use so many
+    from joblib import cpu_count  # of the cores that this process may use
 
     n_workers = min(run.workers or cpu_count(), max(1, len(tasks)))
     places = dask_workers(run.dask_scheduler) if run.dask_scheduler else local_workers(n_workers)
@@ -1703,7 +1701,7 @@ RUN = {"workers", "dask_scheduler"}
 USES = {  # the settings that each command has a use for; in this order they run
     "simulate": SIMULATION | RUN | {"n_reps"},
     "train": TRAINING,
-    "test": SIMULATION - {"sample_size"} | RUN | {"n_test_reps"},  # that is the network's
+    "test": SIMULATION - {"sample_size"} | RUN | {"n_test_reps"},  # its size is the network's
     "predict": set(),
 }
 MIN_REPS = 5  # of each model, to learn from
@@ -1736,20 +1734,19 @@ def convert(setting, words):
     kind, number = setting.type, functools.partial(convert_number, setting)
     words = words if isinstance(words, list) else [words]
     wrong = f"{setting.name}: {' '.join(map(str, words))}"
-    match words:
-        case [word] if kind in (int, float):
-            return number(kind, word)
-        case [word] if kind in (bool, str) and isinstance(word, kind) and word != "":
-            return word
-        case [_] if kind in (PerSpecies, Prior):  # one for both
-            return convert(setting, words * 2)
-        case [a, b] if kind is PerSpecies:
-            return PerSpecies(number(int, a), number(int, b))
-        case [low, high, *log] if kind is Prior and log in ([], ["log"]):
-            low, high = number(float, low), number(float, high)
-            if low > high or (log and not low):
-                raise ValueError(f"{wrong}: the low end first, above 0 if log-uniform")
-            return Prior(low, high, *log) if low < high else Prior(low, low)
+    if len(words) == 1 and kind in (int, float):
+        return number(kind, words[0])
+    if len(words) == 1 and kind in (bool, str) and isinstance(words[0], kind) and words[0] != "":
+        return words[0]
+    if len(words) == 1 and kind in (PerSpecies, Prior):  # one for both
+        return convert(setting, words * 2)
+    if len(words) == 2 and kind is PerSpecies:
+        return PerSpecies(number(int, words[0]), number(int, words[1]))
+    if kind is Prior and (len(words) == 2 or words[2:] == ["log"]):
+        low, high = number(float, words[0]), number(float, words[1])
+        if low > high or (words[2:] and not low):
+            raise ValueError(f"{wrong}: the low end first, above 0 if log-uniform")
+        return Prior(low, high, *words[2:]) if low < high else Prior(low, low)
     takes = {Prior: "X, or LOW HIGH, or LOW HIGH log", PerSpecies: "one number, or two"}
     raise ValueError(f"{wrong}: takes {takes.get(kind, 'one value')}")
 
@@ -1786,7 +1783,7 @@ def command_line():
     # A negative number is a value out of its limits, not the name of an option.
     parser._negative_number_matcher = re.compile(r"-(\.?\d|inf|nan)", re.IGNORECASE)
     do = parser.add_argument_group("what to do; together they run in this order")
-    every = parser.add_argument_group("every command")
+    every = parser.add_argument_group("more than one command")
     groups = {command: parser.add_argument_group(f"with --{command}") for command in USES}
     files = {"nargs": "+", "action": "extend", "metavar": "FILE", "type": Path, "default": []}
     do.add_argument("--simulate", action="store_true", help="simulate joint SFS of both models")
@@ -1794,7 +1791,7 @@ def command_line():
     do.add_argument("--test", action="store_true", help="test it, once, on a fresh set")
     do.add_argument("--predict", help="ask it about observed joint SFS", **files)
     groups["predict"].add_argument("--bootstrap", help="resampled from the observed one", **files)
-    text = "take what is not typed from a saved settings file"
+    text = "simulate under a saved settings file, but for what is typed"
     groups["simulate"].add_argument("--settings", metavar="FILE", type=Path, help=text)
     folder = {"default": Path("data"), "metavar": "FOLDER", "type": Path}
     every.add_argument("--data_dir", help="where files are (default: data)", **folder)
@@ -1815,7 +1812,7 @@ def command_line():
 
 
 def parse_options(argv):
-    """Read what was typed, but no file: `commands`, in order, and settings by name, `typed`."""
+    """Read what was typed, but no file: adds `commands`, in order, and `typed` settings by name."""
     options = command_line().parse_args(argv)
     try:
         options.typed = converted(vars(options))
@@ -1856,25 +1853,25 @@ def prepare(options):
         network = load_network(folder / MODEL)
         specification, shape = network.specification, network.model.input_shape[1:3]
 
-    # Now specification and shape are those of the network to train, or else to test and to ask.
+    # Now specification and shape are those of the network, if one is trained, tested or asked.
     known = specification.as_saved() if specification else {"sample_size": individuals(shape)}
     training = network.settings if network else choose(TrainingSettings, known | typed)
     check_useless(options, known, network)
     if options.train:
         n_reps = min(np.bincount(dataset.labels, minlength=2)) if dataset else specification.n_reps
         if n_reps < MIN_REPS:
-            raise UsageError(f"--n_reps {n_reps}: learning takes at least {MIN_REPS} of each model")
+            raise UsageError(f"--n_reps {n_reps}: learning takes {MIN_REPS} or more of each model")
         runs = load_table(folder / "experiments.csv", RUN_NUMBERS)
         jobs.append(functools.partial(train, folder, training, runs, dataset))
     if options.test:
-        settings = choose(SimulationSettings, known | typed)
+        settings = choose(SimulationSettings, vars(training) | known | typed)
         check_simulation(settings)
         tested = DatasetSpecification(settings, run.n_test_reps)
         # A test under other settings must not replace the honest one.
         own = specification and replace(specification.settings, seed=settings.seed)
         name = "test_elsewhere" if own and own != settings else "test"
-        tests = load_table(folder / f"{name}_log.csv", ("n_test", "accuracy"))
-        jobs.append(functools.partial(test, folder, name, tested, tests, run, network))
+        log = load_table(folder / f"{name}_log.csv", ("n_test", "accuracy"))
+        jobs.append(functools.partial(test, folder, name, tested, log, run, network))
     if options.predict:
         files = options.predict, options.bootstrap
         spectra = [{path: read_observed(path) for path in paths} for paths in files]
@@ -1918,7 +1915,7 @@ def check_simulation(settings):
 
 
 def expected_snps(settings, quantile=0.5):
-    """About how many SNPs a spectrum has at a quantile of every prior, if A was always so large."""
+    """About how many SNPs a spectrum has at a quantile of every prior, if sizes never change."""
     at = parameters_at(settings, 0, quantile)
     n_lineages = np.arange(1, 2 * max(settings.sample_size.a, settings.sample_size.b))
     within = 4 * at["size_a"] * ((1 / n_lineages).sum() - 0.5)
@@ -2410,7 +2407,7 @@ def draw_history(figure, runs):
             for part, line in (("training", {"ls": "--"}), ("validation", {"label": label})):
                 curve = distinct[words].get(f"{part}_{measure}_by_epoch", "").split()
                 axes.plot(range(1, len(curve) + 1), np.array(curve, float), **line, **style)
-            if rank <= len(others) / 2:  # how bad it may get: one that leaps would squash the rest
+            if rank <= len(others) / 2:  # the worse end: a run that leaps would squash the rest
                 worst = axes.get_ylim()[measure == "loss"]
         axes.set(ylim=(None, worst) if measure == "loss" else (worst, None))
         axes.locator_params(axis="x", integer=True, min_n_ticks=1)
@@ -2443,7 +2440,7 @@ def draw_test(figure, name, results, probabilities, dataset, network):
     rates, times = mean_migration(parameters), parameters["divergence_time"]
     draw_mistakes(mistakes, rates, times, labels, right)
     for axes, values, label in ((by_time, times, 0), (by_time, times, 1), (by_rate, rates, 1)):
-        rows, style = labels == label, {"color": COLOURS[label], "marker": "os"[label]}
+        rows, style = labels == label, {"color": COLOURS[label], "marker": ("o", "s")[label]}
         draw_binned(axes, values[rows], right[rows], MODELS[label], **style)
     by_time.set(xlabel="divergence time, generations", ylabel=accuracy)
     by_time.locator_params(axis="x", nbins=4)
@@ -2553,7 +2550,7 @@ def run_alone():
     """`main` in a process that what surrounds it does not change; signals end it with one line."""
     for stream in (sys.stdout, sys.stderr):  # a log shows lines as they come, whatever they hold
         stream.reconfigure(line_buffering=True, errors="backslashreplace")
-    os.environ["MPLBACKEND"] = "agg"  # a notebook's terminal names one that may not be here
+    os.environ["MPLBACKEND"] = "agg"  # a notebook's terminal asks for one that may be missing
     os.environ["PYTHONWARNINGS"] = "ignore"  # of the workers
     warnings.simplefilter("ignore")
     screen = os.dup(2)  # stays the screen while TensorFlow starts

@@ -449,7 +449,7 @@ class Benchmark:
         test, n_reps = self.test_sets(YOUNG), self.n(1_000)
         networks = self.of_seeds(SEEDS[:3], YOUNG, n_reps)
         quality(f"young, {n_reps:,} replicates", networks, test, loss="at most 0.48")
-        fits = [runml.fit_logistic_regression(network.table) for network in networks]
+        fits = [runml.fit_logistic_regression(network) for network in networks]
         inputs = runml.network_inputs(test.sfs, folded=False).reshape(len(test.sfs), -1)
         losses = scores([fit.predict_proba(inputs) for fit in fits], test.labels)[1]
         mean_of("the same: log-loss of a logistic regression", losses, max, "a coin: 0.6931")

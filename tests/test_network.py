@@ -367,7 +367,7 @@ def test_as_many_spectra_are_taken_for_outliers_as_are_said_to_be():
     misfits = [fit.misfit(each) for each in (fresh, young)]
     level = fit.false_alarms
     error = (level * (1 - level) * (1 / n + 1 / n_fresh)) ** 0.5
-    for own, alien in (before, [runml.p_values(each, fit.misfits) for each in misfits]):
+    for own, alien in (before, [runml.proportion_beyond(each, fit.misfits) for each in misfits]):
         assert abs((own <= level).mean() - level) < 4 * error < level
         assert (alien <= level).all()
 
