@@ -176,7 +176,7 @@ def test_weights_are_the_moving_average_of_those_of_adam():
     assert abs(now - average).max() > 1e-5
 
 
-@pytest.mark.parametrize(("shape", "copies"), [((7, 7), True), ((7, 5), False)])
+@pytest.mark.parametrize(("shape", "copies"), [((7, 7), True), ((7, 5), False), ((9, 11), False)])
 def test_swapped_copies_are_made_where_species_are_exchangeable(shape, copies):
     """Then which of the two species it is, and nothing else, cannot be learned."""
     sfs, labels = np.random.default_rng(1).poisson(5, (200, *shape, 1)), np.arange(200) % 2

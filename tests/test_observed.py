@@ -143,6 +143,8 @@ REFUSED = {
     "many_jointDAFpop1_0.obs": (fastsimcoal(COUNTS.T, first="3 observations"), "which one?"),
     "own_jointMAFpop1_0.obs": (fastsimcoal(COUNTS.T), "MAF", "major"),
     "birds.vcf": (VCF, "VCF", LIST),
+    "large.vcf": (VCF + b"\n" * 9_000_000, "VCF", LIST),
+    "large.fs": (DADI + b"\n" * 9_000_000, "larger"),
     "birds.bcf": (gzip.compress(b"BCF\x02\x02"), "BCF", LIST),
     "species.txt": (text("tit1\tgreat", "tit2\tblue"), "list of individuals", LIST),
     "pointer.npy": (text("version https://git-lfs.github.com/spec/v1", "oid x"), "git lfs pull"),

@@ -1,5 +1,6 @@
 """What is typed, and where: limits, which value wins, what is refused; other Pythons, notebooks."""
 
+import ast
 import functools
 import json
 import os
@@ -10,6 +11,7 @@ import sys
 import tomllib
 import types
 from dataclasses import fields
+from pathlib import Path
 
 import matplotlib
 import numpy as np
@@ -226,6 +228,15 @@ def test_a_training_has_the_seed_of_the_data_and_a_test_the_settings_of_the_mode
     assert found.settings.sequence_length == 20_000
 
 
+def test_a_test_has_the_seed_of_a_training_on_bare_arrays(capsys, copy, no_pictures):
+    for name in ("settings.json", "parameters.npy"):
+        (copy / f"simulated_{name}").unlink()
+    words = ("--data_dir", copy, "--n_test_reps", 5, "--sequence_length", 2_000)
+    assert run(capsys, "--train", "--seed", 7, "--epochs", 1, *words[:2])[0] == 0
+    assert run(capsys, "--test", *words)[0] == 0
+    assert json.loads((copy / "test_results.json").read_text())["seed"] == 7
+
+
 @pytest.mark.parametrize("also", [(), ("--simulate", "--n_reps", 20)], ids=["alone", "simulate"])
 def test_a_test_under_other_settings_leaves_the_honest_one_alone(copy, capsys, toy, also):
     before = {path.name: path.read_bytes() for path in copy.glob("test_*")}
@@ -348,6 +359,7 @@ def test_a_python_without_the_packages_and_an_old_one_are_told(tmp_path):
     assert_refused(command(*words, python=("-I", "-S")), *told)
     assert_refused(command(*words, python=("-c", OLD_PYTHON)), "Python 3.10")
     assert not (tmp_path / "data").exists()
+    ast.parse(Path(SCRIPT[1]).read_text(), feature_version=(3, 8))  # which gets as far
 
 
 def test_the_backend_of_a_notebook_and_settings_of_keras_do_no_harm(copy, tmp_path):
