@@ -2404,9 +2404,10 @@ def draw_history(figure, runs):
             axes.yaxis.set(major_formatter="{x:g}", minor_formatter="{x:g}")
         for rank, (words, style) in enumerate(zip([own, *others], styles, strict=False)):
             label = words if rank else f"this run, {words}"
-            for part, line in (("training", {"ls": "--"}), ("validation", {"label": label})):
+            dashed = {"linestyle": "--", "marker": ""}
+            for part, line in (("training", dashed), ("validation", {"label": label})):
                 curve = distinct[words].get(f"{part}_{measure}_by_epoch", "").split()
-                axes.plot(range(1, len(curve) + 1), np.array(curve, float), **line, **style)
+                axes.plot(range(1, len(curve) + 1), np.array(curve, float), **style | line)
             if rank <= len(others) / 2:  # the worse end: a run that leaps would squash the rest
                 worst = axes.get_ylim()[measure == "loss"]
         axes.set(ylim=(None, worst) if measure == "loss" else (worst, None))
@@ -2444,7 +2445,9 @@ def draw_test(figure, name, results, probabilities, dataset, network):
         draw_binned(axes, values[rows], right[rows], MODELS[label], **style)
     by_time.set(xlabel="divergence time, generations", ylabel=accuracy)
     by_time.locator_params(axis="x", nbins=4)
-    by_rate.set(xlabel="migration rate per generation", ylabel=accuracy, xscale="log")
+    by_rate.set(xlabel="migration rate per generation", ylabel=accuracy)
+    by_rate.set_xscale("log", subs=(2, 5))
+    by_rate.xaxis.set(major_formatter="{x:.0e}", minor_formatter="{x:.0e}")
     for axes in (calibration, mistakes, by_time, by_rate):
         axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.15), ncols=3, frameon=False)
 
