@@ -556,6 +556,7 @@ def train_network(model, inputs, labels, split, settings, log_path=None):
 
 # ======================================== 8. Evaluation ========================================
 
+CHANCE_LOSS = math.log(2)  # of giving both models one half
 MAX_ERROR = 0.05  # a model is told where the other one's probability is below this, else undecided
 
 
@@ -684,7 +685,32 @@ def test(folder, name, specification, log, run, network=None):
 
 # The lesson ends here. What follows serves it; the first lines of this file say what is where.
 
-# ================ 10. Behind the lesson: recurrent mutation, summaries, baselines ================
+# ============= 10. Behind the lesson: Keras, recurrent mutation, summaries, baselines =============
+
+
+@functools.cache
+def start_keras():
+    """Keras on TensorFlow, made repeatable, without what TensorFlow prints when it starts."""
+    cpu = Path("/proc/cpuinfo")  # on Linux; without AVX, TensorFlow would kill the process
+    if platform.machine() == "x86_64" and cpu.exists() and "avx" not in cpu.read_text():
+        raise UserError("this machine has no AVX, which TensorFlow needs: use another")
+    os.environ |= {"KERAS_BACKEND": "tensorflow", "TF_CPP_MIN_LOG_LEVEL": "3"}  # 3: silent
+    # Operations on spectra are done before more threads have woken up to share them.
+    os.environ |= {"TF_ENABLE_ONEDNN_OPTS": "1", "TF_NUM_INTRAOP_THREADS": "1"}
+    screen = os.dup(2)
+    try:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+        import keras
+        import tensorflow as tf
+
+        tf.config.list_physical_devices()  # says more, the first time
+    finally:
+        os.dup2(screen, 2)
+    tf.config.experimental.enable_op_determinism()
+    keras.config.set_floatx("float32")  # whatever a user's keras.json says
+    keras.config.set_image_data_format("channels_last")
+    return keras
+
 
 MAX_MUTATIONS_PER_SITE = 0.5  # beyond, recurrent mutation would have to be simulated site by site
 
@@ -1941,7 +1967,6 @@ def check_fits(path, observed, shape, folded):
 
 # ======================================== 16. The screen ========================================
 
-CHANCE_LOSS = math.log(2)  # of giving both models one half
 TEST_COLUMNS = ("model", "test_set", "seed", "n_test", "accuracy")  # of test_log.csv
 # In experiments.csv: what a row must hold to be ranked and drawn.
 RUN_NUMBERS = ("validation_accuracy", "validation_loss")
@@ -2005,30 +2030,6 @@ def format_size(settings):
     snps = float(f"{expected_snps(settings):.1e}")  # two digits of it
     return f"""Each: {loci} of {length:,} bp = {n_kb:,.10g} kb, {size.a} + {size.b} individuals,
         about {snps:,.0f} SNPs."""
-
-
-@functools.cache
-def start_keras():
-    """Keras on TensorFlow, made repeatable, without what TensorFlow prints when it starts."""
-    cpu = Path("/proc/cpuinfo")  # on Linux; without AVX, TensorFlow would kill the process
-    if platform.machine() == "x86_64" and cpu.exists() and "avx" not in cpu.read_text():
-        raise UserError("this machine has no AVX, which TensorFlow needs: use another")
-    os.environ |= {"KERAS_BACKEND": "tensorflow", "TF_CPP_MIN_LOG_LEVEL": "3"}  # 3: silent
-    # Operations on spectra are done before more threads have woken up to share them.
-    os.environ |= {"TF_ENABLE_ONEDNN_OPTS": "1", "TF_NUM_INTRAOP_THREADS": "1"}
-    screen = os.dup(2)
-    try:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
-        import keras
-        import tensorflow as tf
-
-        tf.config.list_physical_devices()  # says more, the first time
-    finally:
-        os.dup2(screen, 2)
-    tf.config.experimental.enable_op_determinism()
-    keras.config.set_floatx("float32")  # whatever a user's keras.json says
-    keras.config.set_image_data_format("channels_last")
-    return keras
 
 
 def print_simulated(dataset):
