@@ -236,18 +236,19 @@ HARMS = {  # the probability that a SNP is kept, and that its alleles are swappe
 }
 
 
-def study(sample_size, n_loci, length, rate, *ends):
-    """Settings of a study: log-uniform priors of divergence time, sizes and migration rate."""
-    names = "tdiv_prior", "ne_prior", "migration_prior"
-    priors = {name: Prior(*each, "log") for name, each in zip(names, ends, strict=True)}
+def study(sample_size, n_loci, length, rate, times, sizes):
+    """Settings of a study: log-uniform priors, of 0.1 to 10 migrants a generation."""
+    size = (sizes[0] * sizes[1]) ** 0.5
+    ends = {"tdiv_prior": times, "ne_prior": sizes, "migration_prior": (0.1 / size, 10 / size)}
+    priors = {name: Prior(*each, "log") for name, each in ends.items()}
     priors |= {"mutation_rate": Prior(rate, rate), "gene_flow_start": Prior(0.2, 1)}
     return runml.SimulationSettings(PerSpecies(*sample_size), length, n_loci, **priors)
 
 
-HUMAN = study((10, 10), 200, 20_000, 2.35e-8, (1e3, 12e3), (2e3, 5e4), (1e-6, 1e-3))
-APES = study((10, 8), 200, 20_000, 2e-8, (4e3, 1e5), (3e3, 1e5), (1e-6, 1e-4))
-DUCKS = study((8, 10), 300, 500, 4.83e-9, (2e4, 1e6), (2e5, 5e6), (1e-7, 1e-5))
-FLIES = study((8, 8), 300, 200, 1.45e-9, (3e4, 1e6), (2e5, 1e7), (1e-8, 1e-5))
+HUMAN = study((10, 10), 200, 20_000, 2.35e-8, (1e3, 12e3), (2e3, 5e4))
+APES = study((10, 8), 200, 20_000, 2e-8, (4e3, 1e5), (3e3, 1e5))
+DUCKS = study((8, 10), 300, 500, 4.83e-9, (2e4, 1e6), (2e5, 5e6))
+FLIES = study((8, 8), 300, 200, 1.45e-9, (3e4, 1e6), (2e5, 1e7))
 CATALOGUE = (  # of stdpopsim: species, model, A and B
     (HUMAN, "HomSap", "OutOfAfrica_3G09", ("YRI", "CHB")),
     (replace(HUMAN, sample_size=PerSpecies(12, 8)), "HomSap", "OutOfAfrica_2T12", ("AFR", "EUR")),
