@@ -14,9 +14,9 @@ fresh set, which the network has never met, and counts its mistakes.
 
 The file reads in the order in which the data flow. The lesson: 1 settings, 2 demographic models,
 3 one joint SFS, 4 a dataset, 5 the network's input, 6 the network, 7 training, 8 evaluation, 9 the
-commands. What serves it: 10 summaries and baselines, 11 goodness of fit, 12 observed spectra,
-13 files, 14 workers, 15 the command line, 16 the screen, 17 pictures, 18 main. What is typed goes
-from `main` through `parse_options` and `prepare` to the command of its name.
+commands. What serves it: 10 Keras, recurrent mutation, summaries, baselines, 11 goodness of fit,
+12 observed spectra, 13 files, 14 workers, 15 the command line, 16 the screen, 17 pictures, 18 main.
+What is typed goes from `main` through `parse_options` and `prepare` to the command of its name.
 """
 
 # /// script

@@ -12,7 +12,7 @@ cores; the first that needs the 50,000 test spectra takes 15 more:
     small 2           a thousand replicates, from nothing
     young 3           species that parted lately, with few migrants
     large 10          samples of 10 to 250 individuals
-    memory 3          of the largest process of each command
+    memory 3          of the largest process of `--simulate` and of `--train`
     scale 12          Dask; memory and replicates; a killed run, its workers and its rest
     opinion 15        the checks of fit on fresh spectra, and on histories in neither model
     silent 20         what becomes of the verdicts when data are harmed
@@ -23,7 +23,7 @@ cores; the first that needs the 50,000 test spectra takes 15 more:
     catalogue 45      published histories (stdpopsim) under priors as one would choose them
     architecture 8    no convolution, and the usual CNN: is it architecture or representation?
     tests 6           pytest's time against the main job's
-    lesson 100        the lesson's experiments, ten seeds each
+    lesson 100        most of the lesson's experiments, ten seeds each
 
 What `--work` keeps serves one version of the script: it is not looked at again. Times are seconds
 of whole commands, imports included, or until a command prints that its results are saved. Accuracy
