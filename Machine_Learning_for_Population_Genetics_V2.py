@@ -115,6 +115,9 @@ def option(default, meaning, low=None, high=None, exclude=None):
     return field(default=default, metadata={"meaning": meaning, "limits": limits})
 
 
+SEED = 1234, "one number fixes every result", 0, 2**32 - 1  # of simulation and training both
+
+
 @dataclass(frozen=True)
 class SimulationSettings:
     """What is simulated. Times are in generations, sizes in diploid individuals."""
@@ -129,13 +132,11 @@ class SimulationSettings:
     size_change_prior: Prior = option(
         Prior(1, 1), "factor by which each of them changed in size once", 0, 1000, exclude=0
     )
-    migration_prior: Prior = option(
-        Prior(1e-6, 1e-4), "proportion of migrants, per generation", 0, 1
-    )
+    migration_prior: Prior = option(Prior(1e-6, 1e-4), "proportion of migrants a generation", 0, 1)
     gene_flow_start: Prior = option(Prior(0.5, 0.5), "its onset, in divergence times", 0, 1)
     gene_flow_stop: Prior = option(Prior(0, 0), "its end, likewise; 0 is today", 0, 1)
     asymmetric: bool = option(False, "draw migration from A to B and from B to A independently")
-    seed: int = option(1234, "one number fixes every result", 0, 2**32 - 1)
+    seed: int = option(*SEED)
 
     @property
     def n_sites(self):
@@ -153,7 +154,7 @@ class TrainingSettings:
     learning_rate: float = option(1e-5, "about the largest step of a weight", 0, 10, exclude=0)
     batch_size: int = option(64, "spectra in a mini-batch, for one step", 1, 100_000)
     folded: bool = option(False, "fold the spectra, for when ancestral alleles are not known")
-    seed: int = option(1234, "one number fixes every result", 0, 2**32 - 1)
+    seed: int = option(*SEED)
 
 
 @dataclass(frozen=True)
@@ -580,8 +581,7 @@ def evaluate(probabilities, labels):
     from sklearn import metrics
 
     predicted, told = probabilities.argmax(axis=1), probabilities.min(axis=1) < MAX_ERROR
-    # In float32, rows sum to 1 not exactly enough.
-    probabilities = probabilities / probabilities.sum(axis=1, keepdims=True)
+    probabilities = probabilities / probabilities.sum(axis=1, keepdims=True)  # float32: not quite 1
     n_right = int((predicted == labels).sum())
     return {
         "accuracy": n_right / len(labels),
@@ -672,8 +672,8 @@ def test(folder, name, specification, log, run, network=None):
         (staging / f"{name}_results.json").write_text(json.dumps(results, indent=2) + "\n")
         row = {column: results[column] for column in TEST_COLUMNS}
         save_table(staging / f"{name}_log.csv", [*log, row])
-        some = np.array(dataset.sfs[:N_ATTRIBUTED])  # Windows moves no file that is mapped
-        dataset = replace(dataset, sfs=some)
+        # The picture needs no more of them, and Windows moves no file that is mapped to memory.
+        dataset = replace(dataset, sfs=np.array(dataset.sfs[:N_ATTRIBUTED]))
     print_test(results, len(met_before | {network.fingerprint}))
     report = folder / f"{name}_report.png"
     save_picture(report, draw_test, name, results, probabilities, dataset, network)
@@ -725,9 +725,8 @@ def add_recurrent_mutations(mutations, n_sites, rng):
     from the spectrum; one time in three they make the same nucleotide (Jukes and Cantor 1969). Two
     are apart, on different branches, if both sets of carriers fit into the sample: of the same
     nucleotide, they become one allele (homoplasy). If not, and one has no more carriers in either
-    species, it arose within the other's carriers: its own lose the older allele for the younger or,
-    of the same nucleotide, mutate back. The rest stay as they are or, of the same nucleotide, lose
-    the rarer.
+    species, it arose within the other: its carriers lose the older allele for it or, of the same
+    nucleotide, mutate back. The rest stay as they are or, of the same nucleotide, lose the rarer.
 
     Beside `msprime.sim_mutations`, at 0.18 mutations a site (the lesson's mean), this makes 1% more
     SNPs and up to 2% more shared polymorphisms; at 0.5 4% and 6% more, at 1 9% and 12% more.
@@ -1908,18 +1907,18 @@ def prepare(options):
     return jobs
 
 
-def check_useless(options, settled, network):
-    """Refuse options that no command has a use for, unless they agree with what is settled."""
+def check_useless(options, known, network):
+    """Refuse options that no command has a use for, unless they agree with what is known."""
     commands = options.commands
     useful = set().union(*(USES[command] for command in commands))
     if network:  # whatever is simulated, it takes spectra of its own size
-        settled, useful = settled | vars(network.settings), useful - {"sample_size"}
+        known, useful = known | vars(network.settings), useful - {"sample_size"}
     for name, typed in options.typed.items():
-        if name not in useful | settled.keys():
+        if name not in useful | known.keys():
             raise UsageError(f"--{name} has no use in --{' --'.join(commands)}")
-        if name not in useful and typed != settled[name]:
+        if name not in useful and typed != known[name]:
             made = "the data were simulated" if "train" in commands else "the model was trained"
-            typed, saved = format_setting(typed), format_setting(settled[name])
+            typed, saved = format_setting(typed), format_setting(known[name])
             raise UsageError(f"--{name} {typed}: {made} with {saved}")
 
 
