@@ -1207,11 +1207,11 @@ SPECTRUM_KINDS = (
 )
 
 VERDICTS = {
-    "divergence": "no gene flow of the kind that was simulated.",
+    "divergence": "divergence; no gene flow of the kind that was simulated.",
     "gene flow": "gene flow of the kind that was simulated.",
     "undecided": "undecided; both models remain possible.",
     "neither": "neither; the model that the network favours makes no such spectra.",
-    "out of range": "none, as the spectrum lies outside what was simulated.",
+    "out of range": "out of range; the spectrum lies outside what was simulated.",
 }
 MAX_SCREENS = 10  # of more spectra a line each is printed, and nothing drawn
 MIN_DEVIATION = 0.25  # of a bin's root; that of a Poisson count is one half
@@ -1248,7 +1248,7 @@ class Prediction:
         """Which of the `VERDICTS` it is, or would be, had the network given other probabilities."""
         if self.outside:
             return "out of range"
-        if self.p_values[self.favoured] <= self.fit.false_alarms:
+        if self.p_values[probabilities.argmax()] <= self.fit.false_alarms:
             return "neither"
         is_told = probabilities.min() < MAX_ERROR and self.has_learned
         return MODELS[probabilities.argmax()] if is_told else "undecided"
@@ -1270,11 +1270,11 @@ def predict(folder, spectra, bootstrap, rows, network=None):
     for each in predictions:
         if shown:
             print_prediction(each, network)
-            print_ensemble(each, network, rows)
         else:
             gene_flow = format_probability(each.probabilities[1])
             about = f"{each.path}: probability of gene flow {gene_flow}"
             print(printable(f"{about}; verdict: {each.verdict}"))
+        print_ensemble(each, network, rows)
     if resampled:
         print_bootstrap(resampled)
     print_assumptions(table, fits)
@@ -2216,8 +2216,8 @@ def print_prediction(prediction, network):
         print(columns.format(name + unit, f"{value:{form}}", *ranks))
     p_values = [f"{p_value:.3f}" for p_value in prediction.p_values]
     print(columns.format("proportion of simulations as far out", "", *p_values))
-    nearest = f"of singletons, given the nearest of {MODELS[prediction.favoured]}"
-    print(f"{nearest}: {prediction.p_after:.3f}")
+    after = [f"{prediction.p_after:.3f}" * (label == prediction.favoured) for label in range(2)]
+    print(columns.format("... in singletons, after inference", "", *after))
     for name in prediction.outside:
         print_wrapped(f"Warning: {name} outside all simulations. Check {SUMMARIES[name][2]}.")
     print_nearest(prediction)
@@ -2227,15 +2227,15 @@ def print_prediction(prediction, network):
 def print_nearest(prediction):
     """From which parameters the nearest simulations of the favoured model come."""
     tables = prediction.nearest, prediction.fit.table
-    heading = f"The {len(tables[0])} nearest simulations of {MODELS[prediction.favoured]}"
-    print(f"\n{heading:<38}{'median (5% to 95%)':>26}  prior; covers the truth in")
+    heading = f"Rejection ABC: the {len(tables[0])} nearest of {MODELS[prediction.favoured]}"
+    print(f"\n{heading:<44}{'median (5% to 95%)':>20}  prior (5% to 95%); covers the truth in")
     for name in PARAMETERS.names:
         values, prior = (table["parameters"][name] for table in tables)
         (low, high), (least, most) = (np.quantile(x, [0.05, 0.95]) for x in (values, prior))
         has_no_effect = name.startswith("gene_flow") and not prediction.favoured
         if has_no_effect or not least < most:  # fixed, or NaN, as it is not known
             continue
-        edge = max((values < least).mean(), (values > most).mean()) >= 0.5
+        edge = max((values < least).mean(), (values > most).mean()) >= 0.25  # 0.05 by the prior
         as_wide = ((low <= prior) & (prior <= high)).mean() >= 0.8
         remark = ", AT THE PRIOR'S EDGE" if edge else ", nothing learnt" if as_wide else ""
         form, covered = ".2g" if np.median(prior) < 100 else ",.0f", prediction.fit.coverage(name)
@@ -2253,8 +2253,6 @@ def print_verdict(prediction, table):
     if prediction.p_after <= prediction.fit.false_alarms:
         print_wrapped("""Warning: singletons unlike the nearest simulations': a change of size,
             which --size_change_prior would allow for, or lost singletons?""")
-    if not prediction.has_learned:
-        print_wrapped("The network has learned nothing: in validation a coin is as good.")
     odds = gene_flow / max(1 - gene_flow, 1e-9)
     factor = "above 1,000" if odds > 1000 else "below 0.001" if odds < 0.001 else f"{odds:.3g}"
     validation = parts(table)[1]
@@ -2299,10 +2297,13 @@ def print_assumptions(table, fits):
     best = np.quantile(validation["probabilities"][validation["labels"] == 0, 0], 0.95)
     hence = "" if best > 1 - MAX_ERROR else ": hardly any spectrum could get that verdict"
     print()
+    if not has_learned(table, table["probabilities"]):
+        print_wrapped("No model can be told: the loss in validation is no better than a coin's.")
     print_wrapped(f"""These estimate posterior probabilities if both models, with the priors that
-        were simulated, are equally probable beforehand, and nothing else is. Of the models' own
-        spectra {by_chance:.1%} are taken for neither's, as many get a warning about singletons, and
-        at most {outside:.1%} are out of range.""")
+        were simulated, are equally probable beforehand, and nothing else is, such as gene flow
+        from a third, unsampled species. Of the models' own spectra {by_chance:.1%} are taken for
+        neither's, as many get a warning about singletons, and {outside:.1%} at most are out of
+        range.""")
     print_wrapped(f"95% of true divergence is given less than {best:.3f} for divergence{hence}.")
 
 
@@ -2533,7 +2534,7 @@ def draw_prediction(figure, prediction, network):
     counts = [prediction.inputs[0, ..., 0] ** 2, near.mean(axis=0)[..., 0] ** 2]
     nearest = f"mean of the {len(near)} nearest simulations\nof {MODELS[prediction.favoured]}"
     show_tables(cells, counts, ["observed, in bins", nearest], "SNPs (white: none)", **style)
-    label = "standard deviations of the nearest simulations"
+    label = "residual standard deviations of the nearest simulations"
     title = "observed less expected\n(by a regression on the nearest simulations)"
     show_tables([below], [prediction.residual], [title], label, signed=True, **style)
     pca = PCA(2, random_state=0).fit(flat(table["inputs"]))

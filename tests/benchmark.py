@@ -249,9 +249,11 @@ HUMAN = study((10, 10), 200, 20_000, 2.35e-8, (1e3, 12e3), (2e3, 5e4))
 APES = study((10, 8), 200, 20_000, 2e-8, (4e3, 1e5), (3e3, 1e5))
 DUCKS = study((8, 10), 300, 500, 4.83e-9, (2e4, 1e6), (2e5, 5e6))
 FLIES = study((8, 8), 300, 200, 1.45e-9, (3e4, 1e6), (2e5, 1e7))
+GENOMES = replace(HUMAN, n_loci=500, sample_size=PerSpecies(20, 20))
+UNEQUAL = replace(GENOMES, sample_size=PerSpecies(20, 16))
 CATALOGUE = (  # of stdpopsim: species, model, A and B
-    (HUMAN, "HomSap", "OutOfAfrica_3G09", ("YRI", "CHB")),
-    (replace(HUMAN, sample_size=PerSpecies(12, 8)), "HomSap", "OutOfAfrica_2T12", ("AFR", "EUR")),
+    (GENOMES, "HomSap", "OutOfAfrica_3G09", ("YRI", "CHB")),
+    (UNEQUAL, "HomSap", "OutOfAfrica_2T12", ("AFR", "EUR")),
     (FLIES, "DroMel", "OutOfAfrica_2L06", ("AFR", "EUR")),
     (DUCKS, "AnaPla", "MallardBlackDuck_2L19", ("Mallard", "Black_duck")),
     (APES, "PonAbe", "TwoSpecies_2L11", ("Bornean", "Sumatran")),

@@ -301,13 +301,13 @@ def typical(label=1):
 
 CHECKERED = np.where(SHARED > 0, typical() * (1 + 0.95 * (-1.0) ** (A + B)), typical())
 VERDICTS = [  # in cells where no toy model has them, CHECKERED has as many SNPs of each summary
-    (0.049, typical(0), "divergence", "no gene flow of the kind"),
+    (0.049, typical(0), "divergence", "divergence; no gene flow of"),
     (0.051, typical(0), "undecided", "undecided"),
     (0.5, typical(0), "undecided", "undecided"),
     (0.949, typical(1), "undecided", "undecided"),
     (0.951, typical(1), "gene flow", "gene flow of the kind"),
     (0.998, CHECKERED, "neither", "neither"),
-    (0.998, typical(1) * 3, "out of range", "none, as the spectrum lies outside"),
+    (0.998, typical(1) * 3, "out of range", "out of range; the spectrum lies"),
 ]
 
 
@@ -368,8 +368,8 @@ def test_a_network_that_learned_nothing_tells_no_model(ask, given):
     for gives, label in ((0.02, 0), (0.98, 1)):
         out, (row,) = ask(toy_network(gives, given), {"own": typical(label)})
         assert row["verdict"] == "undecided"
-        assert "learned nothing" in out
-    assert "learned nothing" not in ask(toy_network(0.98), {"own": typical()})[0]
+        assert "No model can be told" in out
+    assert "No model can be told" not in ask(toy_network(0.98), {"own": typical()})[0]
 
 
 def test_networks_of_other_seeds_are_told_together(ask):
@@ -427,7 +427,7 @@ def test_nearest_simulations_and_the_edge_of_a_prior(ask, rank, at_edge):
     out, _ = ask(toy_network(0.98, is_random=False), {"own": own})
     (_, low, high, *prior), remark = told_of(out, "size a")
     assert prior == pytest.approx(np.quantile(sizes, [0.05, 0.95]), abs=1)
-    n = int(re.search(r"The (\d+) nearest simulations of gene flow", out)[1])
+    n = int(re.search(r"ABC: the (\d+) nearest of gene flow", out)[1])
     assert low - 50 <= sizes[rank] <= high + 50 or at_edge
     assert 0.4 * n < np.sum((low <= sizes) & (sizes <= high)) < 2 * n
     assert ("edge" in remark.lower()) == at_edge
