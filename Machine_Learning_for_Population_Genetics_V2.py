@@ -2019,7 +2019,7 @@ def format_probability(probability):
     """An estimated probability as it can be printed."""
     if 0.001 <= probability <= 0.999:
         return f"{probability:.3f}"
-    return "more than 0.999" if probability > 0.5 else "less than 0.001"
+    return ">0.999" if probability > 0.5 else "<0.001"
 
 
 def format_size(settings):
