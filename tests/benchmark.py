@@ -20,7 +20,7 @@ cores; the first that needs the 50,000 test spectra takes 15 more:
     sizes 25          a prior of changes of size, on populations that changed and that did not
     networks 3        how much networks differ that differ in the training's seed
     bootstrap 4       the block bootstrap against independent samples of the same history
-    catalogue 45      published histories (stdpopsim) under priors as one would choose them
+    catalogue 60      published histories (stdpopsim) under priors as one would choose them
     architecture 8    no convolution, and the usual CNN: is it architecture or representation?
     tests 6           pytest's time against the main job's
     lesson 100        most of the lesson's experiments, ten seeds each
