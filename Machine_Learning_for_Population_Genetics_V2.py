@@ -2534,7 +2534,7 @@ def draw_prediction(figure, prediction, network):
     counts = [prediction.inputs[0, ..., 0] ** 2, near.mean(axis=0)[..., 0] ** 2]
     nearest = f"mean of the {len(near)} nearest simulations\nof {MODELS[prediction.favoured]}"
     show_tables(cells, counts, ["observed, in bins", nearest], "SNPs (white: none)", **style)
-    label = "residual standard deviations of the nearest simulations"
+    label = "residual standard deviations of the nearest"
     title = "observed less expected\n(by a regression on the nearest simulations)"
     show_tables([below], [prediction.residual], [title], label, signed=True, **style)
     pca = PCA(2, random_state=0).fit(flat(table["inputs"]))
