@@ -2263,7 +2263,7 @@ def print_verdict(prediction, table):
         spectra given as much or more for {MODELS[favoured]}, {n_right:,} had it.""")
     if prediction.verdict == "gene flow":
         print_wrapped("""What the spectra of two species cannot exclude is a third, unsampled one
-            that gave to them; D or f4 statistics with a third species can.""")
+            that gave to them; D or f4 statistics with others may reveal it.""")
 
 
 def print_ensemble(prediction, network, rows):
