@@ -388,6 +388,16 @@ def test_networks_of_other_seeds_are_told_together(ask):
     assert len(so_far) == 7
 
 
+def test_of_many_spectra_a_line_each_and_what_networks_say_together(ask):
+    many = {f"{n}": typical() + n * (A + B == 1) / 2 for n in range(runml.MAX_SCREENS + 1)}
+    _, so_far = ask(toy_network(0.96, seed=1), many)
+    out, found = ask(toy_network(0.99, seed=2), many, before=so_far)
+    assert "Verdict: " not in out
+    assert out.count("gene flow 0.990; verdict: gene flow") == len(many)
+    assert out.count("0.975 (0.960 to 0.990); verdict of the mean: gene flow") == len(many)
+    assert len(found) == 2 * len(many)
+
+
 def test_bootstrap_spectra(ask):
     """Each with a SNP more than the one before, by which the toy network knows it."""
     observed = typical()
