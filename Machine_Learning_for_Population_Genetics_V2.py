@@ -1271,9 +1271,8 @@ def predict(folder, spectra, bootstrap, rows, network=None):
         if shown:
             print_prediction(each, network)
         else:
-            gene_flow = format_probability(each.probabilities[1])
-            about = f"{each.path}: probability of gene flow {gene_flow}"
-            print(printable(f"{about}; verdict: {each.verdict}"))
+            given = f"probability of gene flow {format_probability(each.probabilities[1])}"
+            print(printable(f"{each.path}: {given}; verdict: {each.verdict}"))
         print_ensemble(each, network, rows)
     if resampled:
         print_bootstrap(resampled)
@@ -2017,9 +2016,8 @@ def format_range(values, form):
 
 def format_probability(probability):
     """An estimated probability as it can be printed."""
-    if 0.001 <= probability <= 0.999:
-        return f"{probability:.3f}"
-    return ">0.999" if probability > 0.5 else "<0.001"
+    ends = ">0.999" if probability > 0.999 else "<0.001"
+    return f"{probability:.3f}" if 0.001 <= probability <= 0.999 else ends
 
 
 def format_size(settings):
@@ -2218,8 +2216,10 @@ def print_prediction(prediction, network):
     print(columns.format("proportion of simulations as far out", "", *p_values))
     after = [f"{prediction.p_after:.3f}" * (label == prediction.favoured) for label in range(2)]
     print(columns.format("... in singletons, after inference", "", *after))
-    for name in prediction.outside:
-        print_wrapped(f"Warning: {name} outside all simulations. Check {SUMMARIES[name][2]}.")
+    for name, ranks in prediction.percentiles.items():
+        if ranks[prediction.favoured] in (0, 100):
+            of = "all" if name in prediction.outside else "the favoured model's"
+            print_wrapped(f"Warning: {name} outside {of} simulations. Check {SUMMARIES[name][2]}.")
     print_nearest(prediction)
     print_verdict(prediction, network.table)
 

@@ -324,6 +324,14 @@ def test_each_verdict(ask, gives, spectrum, verdict, said):
     assert ("Warning: SNPs outside all simulations" in out) == (verdict == "out of range")
 
 
+def test_a_summary_outside_the_favoured_model_alone_is_told(ask):
+    for gives in (0.02, 0.98):
+        out, (row,) = ask(toy_network(gives), {"own": typical(0)})  # shares less than any gene flow
+        told = "Warning: shared outside the favoured model's simulations" in out
+        assert told == (gives > 0.5)
+        assert row["verdict"] != "out of range"
+
+
 def validated(of_gene_flow, of_divergence):
     """The probabilities of gene flow in validation: how many have which, the rest of each 0.5."""
     given = np.full(300, 0.5)
