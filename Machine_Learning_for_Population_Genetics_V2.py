@@ -1208,12 +1208,13 @@ SPECTRUM_KINDS = (
 
 VERDICTS = {
     "divergence": "divergence; no gene flow of the kind that was simulated.",
-    "gene flow": "gene flow of the kind that was simulated.",
+    "gene flow": "gene flow of the kind that was simulated, between these two species or from a "
+    "third, unsampled one.",
     "undecided": "undecided; both models remain possible.",
     "neither": "neither; the model that the network favours makes no such spectra.",
     "out of range": "out of range; the spectrum lies outside what was simulated.",
 }
-MAX_SCREENS = 10  # of more spectra a line each is printed, and nothing drawn
+MAX_SCREENS = 10  # of more spectra only the verdicts are printed, and nothing drawn
 MIN_DEVIATION = 0.25  # of a bin's root; that of a Poisson count is one half
 
 
@@ -1272,11 +1273,11 @@ def predict(folder, spectra, bootstrap, rows, network=None):
             print_prediction(each, network)
         else:
             given = f"probability of gene flow {format_probability(each.probabilities[1])}"
-            print(printable(f"{each.path}: {given}; verdict: {each.verdict}"))
+            print_wrapped(f"{each.path}: {given}; verdict: {VERDICTS[each.verdict]}")
         print_ensemble(each, network, rows)
     if resampled:
         print_bootstrap(resampled)
-    print_assumptions(table, fits)
+    print_assumptions(table, fits, predictions[0].has_learned)
     print(f"Saved in {folder / 'predictions.csv'}.")
     are_alike = len({each.path.stem for each in shown}) < len(shown)
     for number, each in enumerate(shown, start=1):
@@ -2016,8 +2017,9 @@ def format_range(values, form):
 
 def format_probability(probability):
     """An estimated probability as it can be printed."""
-    ends = ">0.999" if probability > 0.999 else "<0.001"
-    return f"{probability:.3f}" if 0.001 <= probability <= 0.999 else ends
+    if 0.001 <= probability <= 0.999:
+        return f"{probability:.3f}"
+    return ">0.999" if probability > 0.5 else "<0.001"
 
 
 def format_size(settings):
@@ -2214,12 +2216,14 @@ def print_prediction(prediction, network):
         print(columns.format(name + unit, f"{value:{form}}", *ranks))
     p_values = [f"{p_value:.3f}" for p_value in prediction.p_values]
     print(columns.format("proportion of simulations as far out", "", *p_values))
-    after = [f"{prediction.p_after:.3f}" * (label == prediction.favoured) for label in range(2)]
+    after = ["", ""]
+    after[prediction.favoured] = f"{prediction.p_after:.3f}"
     print(columns.format("... in singletons, after inference", "", *after))
     for name, ranks in prediction.percentiles.items():
         if ranks[prediction.favoured] in (0, 100):
-            of = "all" if name in prediction.outside else "the favoured model's"
-            print_wrapped(f"Warning: {name} outside {of} simulations. Check {SUMMARIES[name][2]}.")
+            whose = "all" if name in prediction.outside else "the favoured model's"
+            cause = SUMMARIES[name][2]
+            print_wrapped(f"Warning: {name} outside {whose} simulations. Check {cause}.")
     print_nearest(prediction)
     print_verdict(prediction, network.table)
 
@@ -2246,7 +2250,7 @@ def print_nearest(prediction):
 def print_verdict(prediction, table):
     """The verdict, and how reliable it is."""
     favoured, gene_flow = prediction.favoured, prediction.probabilities[1]
-    print(f"Verdict: {VERDICTS[prediction.verdict]}")
+    print_wrapped(f"Verdict: {VERDICTS[prediction.verdict]}")
     if prediction.verdict == "neither":
         print_wrapped(f"""A history that is in neither model? Priors that do not cover the truth?
             Are ancestral alleles known? Do {SCALE} fit?""")
@@ -2261,9 +2265,6 @@ def print_verdict(prediction, table):
     print_wrapped(f"""Estimated probability of gene flow: {format_probability(gene_flow)} (Bayes
         factor, to multiply with other prior odds: {factor}). Of the {alike.sum():,} validation
         spectra given as much or more for {MODELS[favoured]}, {n_right:,} had it.""")
-    if prediction.verdict == "gene flow":
-        print_wrapped("""What the spectra of two species cannot exclude is a third, unsampled one
-            that gave to them; D or f4 statistics with others may reveal it.""")
 
 
 def print_ensemble(prediction, network, rows):
@@ -2289,7 +2290,7 @@ def print_bootstrap(resampled):
         {low} to {high} (95%).""")
 
 
-def print_assumptions(table, fits):
+def print_assumptions(table, fits, can_tell):
     """What the answers take for granted, and what this design can say at best."""
     by_chance, validation = max(fit.false_alarms for fit in fits), parts(table)[1]
     # A new value is the lowest or the highest of a summary.
@@ -2297,13 +2298,12 @@ def print_assumptions(table, fits):
     best = np.quantile(validation["probabilities"][validation["labels"] == 0, 0], 0.95)
     hence = "" if best > 1 - MAX_ERROR else ": hardly any spectrum could get that verdict"
     print()
-    if not has_learned(table, table["probabilities"]):
+    if not can_tell:
         print_wrapped("No model can be told: the loss in validation is no better than a coin's.")
     print_wrapped(f"""These estimate posterior probabilities if both models, with the priors that
-        were simulated, are equally probable beforehand, and nothing else is, such as gene flow
-        from a third, unsampled species. Of the models' own spectra {by_chance:.1%} are taken for
-        neither's, as many get a warning about singletons, and {outside:.1%} at most are out of
-        range.""")
+        were simulated, are equally probable beforehand, and nothing else is. Of the models' own
+        spectra {by_chance:.1%} are taken for neither's, as many get a warning about singletons, and
+        at most {outside:.1%} are out of range.""")
     print_wrapped(f"95% of true divergence is given less than {best:.3f} for divergence{hence}.")
 
 

@@ -396,7 +396,15 @@ def test_networks_of_other_seeds_are_told_together(ask):
     assert len(so_far) == 7
 
 
-def test_of_many_spectra_a_line_each_and_what_networks_say_together(ask):
+def test_what_networks_say_together_is_checked_against_the_model_that_they_favour(ask):
+    own, so_far = {"own": typical(1)}, ()  # which divergence does not make
+    for seed, gives, verdict in ((1, 0.7, "undecided"), (2, 0.8, "undecided"), (3, 0.4, "neither")):
+        out, so_far = ask(toy_network(gives, seed=seed), own, before=so_far)
+        assert so_far[-1]["verdict"] == verdict
+    assert "0.633 (0.400 to 0.800); verdict of the mean: undecided" in out
+
+
+def test_of_many_spectra_the_verdicts_and_what_networks_say_together(ask):
     many = {f"{n}": typical() + n * (A + B == 1) / 2 for n in range(runml.MAX_SCREENS + 1)}
     _, so_far = ask(toy_network(0.96, seed=1), many)
     out, found = ask(toy_network(0.99, seed=2), many, before=so_far)
@@ -436,7 +444,10 @@ def told_of(out, name):
     return [float(number.replace(",", "")) for number in numbers], remark.partition("size")[0]
 
 
-@pytest.mark.parametrize(("rank", "at_edge"), [(5, True), (300, False), (595, True)])
+RANKS = [(5, True), (40, True), (62, False), (300, False), (595, True)]  # of 600
+
+
+@pytest.mark.parametrize(("rank", "at_edge"), RANKS)
 def test_nearest_simulations_and_the_edge_of_a_prior(ask, rank, at_edge):
     """Where a spectrum depends on the size of A alone, the nearest have nearly the same size."""
     truth, sfs = toy_spectra(is_random=False)
